@@ -1,0 +1,345 @@
+"""One class for every text-to-audio latent diffusion model, and what its UNet listens to.
+
+A base model is a builder that returns a :class:`LatentAudioModel`; the three steps of the method,
+inpainting and every baseline are written once against it.  TANGO, AudioLDM and AudioLDM 2 differ
+only in their :class:`Conditioning`: one stream of tokens, one pooled vector, two streams of tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import SpeechT5HifiGan
+
+from helpers.audio import CLIP_SAMPLES, Clip
+
+STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be used; the message says why and what to do."""
+
+
+class OutOfMemory(RuntimeError):
+    """The GPU's memory is exhausted; the message says what needs less."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conditioning:
+    """What the UNet listens to: it can be optimised, interpolated and batched.
+
+    Parameters
+    ----------
+    tokens : tuple of torch.Tensor
+        One per token stream, each (batch, length, width).
+    masks : tuple of torch.Tensor
+        One per token stream, each (batch, length), 1 = attended; kept as bool.
+    pooled : torch.Tensor, optional
+        One vector per item, (batch, width).  It is L2-normalised here, so that an optimised vector
+        stays on the unit sphere on which the model was trained, and a linear interpolation of two
+        of them becomes a normalised one (nlerp).
+
+    Raises
+    ------
+    ValueError
+        If the masks do not fit the tokens.
+    """
+
+    tokens: tuple[Tensor, ...] = ()
+    masks: tuple[Tensor, ...] = ()
+    pooled: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check the shapes and normalise."""
+        if [t.shape[:2] for t in self.tokens] != [m.shape for m in self.masks]:
+            raise ValueError(
+                "Every token stream (batch, length, width) needs a mask (batch, length): "
+                f"tokens {[tuple(t.shape) for t in self.tokens]}, "
+                f"masks {[tuple(m.shape) for m in self.masks]}."
+            )
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        object.__setattr__(self, "masks", tuple(mask.bool() for mask in self.masks))
+        if self.pooled is not None:
+            object.__setattr__(self, "pooled", functional.normalize(self.pooled, dim=-1))
+
+    @property
+    def embeddings(self) -> list[Tensor]:
+        """The tensors Step 1 optimises: every token stream, then the pooled vector."""
+        return [*self.tokens] if self.pooled is None else [*self.tokens, self.pooled]
+
+    @property
+    def embedding_masks(self) -> list[Tensor]:
+        """For each of :attr:`embeddings` a bool tensor that broadcasts to it, 1 = attended."""
+        masks = [mask[..., None] for mask in self.masks]
+        return masks if self.pooled is None else [*masks, torch.ones_like(self.pooled).bool()]
+
+    @property
+    def batch_size(self) -> int:
+        """Number of items."""
+        return len(self.embeddings[0])
+
+    def replace_embeddings(self, embeddings: list[Tensor]) -> Conditioning:
+        """Return the same masks with other :attr:`embeddings`, in the same order."""
+        streams = len(self.tokens)
+        pooled = None if self.pooled is None else embeddings[streams]
+        return Conditioning(tuple(embeddings[:streams]), self.masks, pooled)
+
+    def detach(self) -> Conditioning:
+        """Return a copy that shares neither memory nor gradients."""
+        return self.replace_embeddings([e.detach().clone() for e in self.embeddings])
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
+        """Return it on another device; the embeddings, not the masks, in another dtype."""
+        moved = self.replace_embeddings([e.to(device, dtype) for e in self.embeddings])
+        return Conditioning(moved.tokens, tuple(m.to(device) for m in self.masks), moved.pooled)
+
+    def repeat(self, batch_size: int) -> Conditioning:
+        """Return one item ``batch_size`` times; a batch of that size is returned as it is."""
+        if self.batch_size == batch_size:
+            return self
+        return Conditioning.cat([self] * batch_size)
+
+    def pad_to(self, lengths: list[int]) -> Conditioning:
+        """Pad each token stream with unattended zeros to a length (classifier-free guidance)."""
+        missing = [n - mask.shape[1] for n, mask in zip(lengths, self.masks, strict=True)]
+        return Conditioning(
+            tuple(
+                functional.pad(t, (0, 0, 0, n)) for t, n in zip(self.tokens, missing, strict=True)
+            ),
+            tuple(functional.pad(m, (0, n)) for m, n in zip(self.masks, missing, strict=True)),
+            self.pooled,
+        )
+
+    @staticmethod
+    def cat(items: list[Conditioning]) -> Conditioning:
+        """Join items into one batch; shorter token streams are padded, unattended."""
+        masks = zip(*(item.masks for item in items), strict=True)
+        lengths = [max(mask.shape[1] for mask in stream) for stream in masks]
+        items = [item.pad_to(lengths) for item in items]
+        return Conditioning(
+            tuple(map(torch.cat, zip(*(item.tokens for item in items), strict=True))),
+            tuple(map(torch.cat, zip(*(item.masks for item in items), strict=True))),
+            None if items[0].pooled is None else torch.cat([item.pooled for item in items]),
+        )
+
+    def unet_inputs(self) -> dict[str, Tensor | None]:
+        """Keyword arguments of a diffusers UNet.
+
+        TANGO's tokens are ``encoder_hidden_states``, AudioLDM 2's second stream
+        ``encoder_hidden_states_1``, each with its ``encoder_attention_mask``; AudioLDM's pooled
+        vector goes in as ``class_labels``.
+        """
+        inputs: dict[str, Tensor | None] = {"encoder_hidden_states": None}
+        for suffix, tokens, mask in zip(STREAM_SUFFIXES, self.tokens, self.masks, strict=False):
+            inputs[f"encoder_hidden_states{suffix}"] = tokens
+            inputs[f"encoder_attention_mask{suffix}"] = mask
+        if self.pooled is not None:
+            inputs["class_labels"] = self.pooled
+        return inputs
+
+
+@dataclass(eq=False)
+class LatentAudioModel:
+    """A text-to-audio latent diffusion model: autoencoder, UNet, vocoder and text encoder.
+
+    It is always in evaluation mode with frozen weights; fine-tuning gives back something that can
+    be switched on (:mod:`helpers.editing.finetuning`).
+
+    Parameters
+    ----------
+    name : str
+        What messages, tables and caches call it.
+    unet : torch.nn.Module
+        A diffusers UNet: ``unet(latent, timestep, **Conditioning.unet_inputs()).sample``.
+    vae : AutoencoderKL
+        Over log-mel spectrograms (batch, 1, 1024, 64); ``scaling_factor`` in its config.
+    vocoder : SpeechT5HifiGan
+        Turns log-mels (batch, 1024, 64) into waveforms at 16 kHz.
+    noise_schedule : SchedulerMixin
+        The schedule that Eq. 1 is trained on (betas and ``prediction_type``) and samplers inherit.
+    text_encoder : callable
+        From a list of prompts to a :class:`Conditioning`.
+    latent_shape : tuple of int
+        (channels, time, mel) of one latent, e.g. (8, 256, 16).
+    guidance_scale : float
+        The model's usual classifier-free guidance scale.
+    """
+
+    name: str
+    unet: nn.Module
+    vae: AutoencoderKL
+    vocoder: SpeechT5HifiGan
+    noise_schedule: SchedulerMixin
+    text_encoder: Callable[[list[str]], Conditioning]
+    latent_shape: tuple[int, int, int]
+    guidance_scale: float = 3.0
+    _empty_prompt: Conditioning | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Freeze the weights and switch dropout off."""
+        for module in (self.unet, self.vae, self.vocoder):
+            module.eval().requires_grad_(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the UNet is."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the UNet's weights."""
+        return next(self.unet.parameters()).dtype
+
+    @torch.no_grad()
+    def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Tensor:
+        """Latent z of a clip.
+
+        Parameters
+        ----------
+        clip : Clip
+        generator : torch.Generator, optional
+            Draws z from the posterior; without one z is its mode.
+
+        Returns
+        -------
+        torch.Tensor
+            float32, shape (1, channels, time, mel), times the autoencoder's scaling factor.
+        """
+        log_mel = clip.log_mel().to(self.device, next(self.vae.parameters()).dtype)
+        posterior = self.vae.encode(log_mel).latent_dist
+        latent = posterior.mode() if generator is None else posterior.sample(generator)
+        return latent.float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_log_mel(self, latent: Tensor) -> Tensor:
+        """Log-mel spectrograms, float32, shape (batch, 1, 1024, 64), of scaled latents."""
+        latent = latent.to(self.device, next(self.vae.parameters()).dtype)
+        return self.vae.decode(latent / self.vae.config.scaling_factor).sample.float()
+
+    @torch.no_grad()
+    def vocode(self, log_mel: Tensor) -> Tensor:
+        """Waveforms, float32, shape (batch, 163840), of log-mels (batch, 1, 1024, 64)."""
+        log_mel = log_mel.to(self.device, next(self.vocoder.parameters()).dtype)
+        return self.vocoder(log_mel[:, 0])[:, :CLIP_SAMPLES].float()
+
+    def decode(self, latent: Tensor, like: Clip | None = None, name: str = "decoded") -> Clip:
+        """Sound of one latent (1, channels, time, mel), as long as ``like`` (else 10.24 s)."""
+        [clip] = self.decode_batch(latent, like, [name])
+        return clip
+
+    def decode_batch(
+        self, latents: Tensor, like: Clip | None = None, names: list[str] | None = None
+    ) -> list[Clip]:
+        """Sound of latents (batch, channels, time, mel), one clip each; see :meth:`decode`.
+
+        A waveform that exceeds full scale is turned down to it.
+
+        Raises
+        ------
+        FloatingPointError
+            If the waveform is not finite.
+        """
+        samples = CLIP_SAMPLES if like is None else len(like.waveform)
+        waveforms = self.vocode(self.decode_log_mel(latents))[:, :samples].cpu()
+        if not waveforms.isfinite().all():
+            raise FloatingPointError(
+                f"{self.name} produced a waveform that is not finite: use bfloat16 or float32."
+            )
+        waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1)
+        names = names or ["decoded"] * len(waveforms)
+        return [Clip(w.numpy(), name) for w, name in zip(waveforms, names, strict=True)]
+
+    def embed_text(self, prompts: str | list[str]) -> Conditioning:
+        """Conditioning of one prompt or of a batch of them, on the model's device, float32.
+
+        Raises
+        ------
+        PromptError
+            If a prompt is empty.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not prompts or not all(prompt.strip() for prompt in prompts):
+            raise PromptError(
+                "The prompt is empty: describe the sound you want, e.g. 'a dog barking'."
+            )
+        return self._encode_text(prompts)
+
+    def unconditional(self, batch_size: int = 1) -> Conditioning:
+        """Conditioning of the empty prompt, the other branch of classifier-free guidance."""
+        if self._empty_prompt is None:
+            self._empty_prompt = self._encode_text([""])
+        return self._empty_prompt.repeat(batch_size)
+
+    def predict(
+        self,
+        latent: Tensor,
+        timestep: Tensor | int,
+        conditioning: Conditioning,
+        guidance_scale: float = 1.0,
+    ) -> Tensor:
+        """Return the UNet's output f_θ(z_t, t, e): noise, velocity or sample, as it was trained.
+
+        Parameters
+        ----------
+        latent : torch.Tensor
+            z_t, shape (batch, channels, time, mel).
+        timestep : torch.Tensor or int
+            One for all, or shape (batch,).
+        conditioning : Conditioning
+            Of ``batch`` items, or of one for all.
+        guidance_scale : float
+            Other than 1, it extrapolates from the empty prompt's prediction u to the
+            conditional one c: u + scale · (c − u), both from one batched call.
+
+        Returns
+        -------
+        torch.Tensor
+            As ``latent``; gradients flow to the conditioning.
+        """
+        conditioning = conditioning.repeat(len(latent))
+        timesteps = torch.as_tensor(timestep, device=self.device).expand(len(latent))
+        if guidance_scale == 1:
+            return self._call_unet(latent, timesteps, conditioning)
+        both = Conditioning.cat([self.unconditional(len(latent)), conditioning])
+        empty, conditional = self._call_unet(
+            torch.cat([latent, latent]), torch.cat([timesteps, timesteps]), both
+        ).chunk(2)
+        return empty + guidance_scale * (conditional - empty)
+
+    def sampler(
+        self, scheduler: type[SchedulerMixin] = DDIMScheduler, **overrides: object
+    ) -> SchedulerMixin:
+        """Any diffusers scheduler on this model's betas and prediction type."""
+        return scheduler.from_config(self.noise_schedule.config, **overrides)
+
+    def _call_unet(self, latent: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
+        inputs = conditioning.to(self.device, self.dtype).unet_inputs()
+        return self.unet(latent.to(self.dtype), timesteps, **inputs).sample.to(latent.dtype)
+
+    @torch.no_grad()
+    def _encode_text(self, prompts: list[str]) -> Conditioning:
+        return self.text_encoder(prompts).to(self.device, torch.float32)
+
+
+@contextmanager
+def explain_memory_errors(doing: str) -> Iterator[None]:
+    """Turn CUDA's out-of-memory error into one sentence that says what needs less.
+
+    Raises
+    ------
+    OutOfMemory
+        Instead of ``torch.OutOfMemoryError``.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"The GPU's memory is too small for {doing}: fine-tune with LoRA (lora_rank=8), use a "
+            "smaller batch_size, fewer η at once, a smaller preset or a half-precision model."
+        ) from error

@@ -1,0 +1,168 @@
+"""The pocket model's training data: real recordings and procedural foley, mixed into scenes.
+
+A scene is up to 10.24 s long, holds one to three sound events with known onsets, and is described
+by captions in varied wording.  Real recordings are ESC-10's folds 1–4; fold 5 is never read here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+
+from helpers.audio import CLIP_SAMPLES, CLIP_SECONDS, PEAK, SAMPLE_RATE
+from helpers.data import load_registry
+from helpers.pocket import foley
+from helpers.pocket.vocabulary import LABELS, RELATIONS, compose, single_caption
+
+TRAINING_FOLDS = (1, 2, 3, 4)
+CAPTIONS_PER_SCENE = 4
+RECORDED_LABELS = tuple(label for label in LABELS if label not in foley.LABELS)
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A mixed clip and what is true about it.
+
+    Attributes
+    ----------
+    waveform : np.ndarray
+        float32, shape (163840,), DC removed, peak 0.5.
+    labels : tuple of str
+        The sounds in it, foreground or first one first.
+    captions : tuple of str
+        Different wordings of the same scene.
+    onsets : np.ndarray
+        Seconds at which foley events start; empty for recordings, whose onsets are unknown.
+    """
+
+    waveform: np.ndarray
+    labels: tuple[str, ...]
+    captions: tuple[str, ...]
+    onsets: np.ndarray
+
+
+@cache
+def recordings(label: str, folds: tuple[int, ...] = TRAINING_FOLDS) -> tuple[np.ndarray, ...]:
+    """ESC-10 recordings of a class at 16 kHz, trimmed of digital silence, float32, peak 1."""
+    registry = load_registry("esc10")
+    chosen = [r for r in registry.recordings if r.label == label and int(r.fold) in folds]
+    return tuple(_read_trimmed(registry.fetch(recording)) for recording in chosen)
+
+
+def _read_trimmed(path: Path) -> np.ndarray:
+    waveform, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    mono = librosa.resample(waveform[:, 0], orig_sr=sample_rate, target_sr=SAMPLE_RATE)
+    loud = np.flatnonzero(np.abs(mono) > 1e-3 * np.abs(mono).max())
+    mono = mono[loud[0] : loud[-1] + 1]
+    return mono / np.abs(mono).max()
+
+
+def make_scene(
+    rng: np.random.Generator,
+    labels: Sequence[str] | None = None,
+    relation: str | None = None,
+    folds: tuple[int, ...] = TRAINING_FOLDS,
+) -> Scene:
+    """Draw a scene.
+
+    Parameters
+    ----------
+    rng : np.random.Generator
+    labels : sequence of str, optional
+        One to three labels; drawn at random when not given.
+    relation : {"background", "sequence", "mixture"}, optional
+        How two or three sounds go together; drawn at random when not given.
+    folds : tuple of int
+        ESC-10 folds that recorded sounds are drawn from.
+    """
+    if labels is None:
+        count = rng.choice([1, 2, 3], p=[0.6, 0.35, 0.05])
+        labels = tuple(rng.choice(LABELS, size=count, replace=False))
+    labels = tuple(str(label) for label in labels)
+    relation = relation or str(rng.choice(RELATIONS))
+    canvas = np.zeros(CLIP_SAMPLES, np.float32)
+    onsets: list[float] = []
+    for index, (start, seconds) in enumerate(_slots(rng, len(labels), relation)):
+        waveform, event_onsets = _event(rng, labels[index], seconds, folds)
+        behind = relation == "background" and index > 0
+        distance = rng.uniform(0.4, 0.8) if behind else rng.uniform(0, 0.4)
+        level = 10 ** (rng.uniform(-14, -7) / 20) if behind else 10 ** (rng.uniform(-5, 0) / 20)
+        waveform = foley.place_at_distance(waveform, distance)
+        if rng.random() < 0.3:
+            waveform = foley.reverberate(waveform, rng)
+        first = round(start * SAMPLE_RATE)
+        waveform = waveform[: CLIP_SAMPLES - first]
+        canvas[first : first + len(waveform)] += level * waveform
+        onsets.extend(start + event_onsets)
+    if rng.random() < 0.7:
+        floor = 10 ** (rng.uniform(-75, -48) / 20)
+        canvas += floor * rng.standard_normal(CLIP_SAMPLES).astype(np.float32)
+    canvas -= canvas.mean()
+    canvas *= PEAK / np.abs(canvas).max()
+    inside = np.sort([onset for onset in onsets if onset < CLIP_SECONDS])
+    return Scene(canvas, labels, _captions(rng, labels, relation), inside)
+
+
+def _slots(
+    rng: np.random.Generator, count: int, relation: str
+) -> list[tuple[float, float]]:
+    """(start, seconds) of each event."""
+    if count == 1:
+        seconds = CLIP_SECONDS if rng.random() < 0.5 else rng.uniform(2.0, 9.0)
+        return [(rng.uniform(0, CLIP_SECONDS - seconds), seconds)]
+    if relation == "sequence":
+        weights = rng.uniform(0.7, 1.3, count)
+        edges = np.concatenate([[0], np.cumsum(weights / weights.sum())]) * CLIP_SECONDS
+        return [(a, b - a) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    lengths = rng.uniform(5.0, CLIP_SECONDS, count)
+    lengths[rng.integers(count)] = CLIP_SECONDS
+    return [(rng.uniform(0, CLIP_SECONDS - s), s) for s in lengths]
+
+
+def _event(
+    rng: np.random.Generator, label: str, seconds: float, folds: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    if label in foley.LABELS:
+        event = foley.synthesise(label, rng, seconds)
+        return event.waveform, event.onsets
+    return _recorded_event(rng, recordings(label, folds), seconds), np.empty(0)
+
+
+def _recorded_event(
+    rng: np.random.Generator, takes: tuple[np.ndarray, ...], seconds: float
+) -> np.ndarray:
+    """One recording, slightly re-pitched, repeated with short pauses until it fills the time."""
+    take = takes[rng.integers(len(takes))]
+    speed = rng.uniform(0.87, 1.15)
+    positions = np.arange(0, len(take) - 1, speed)
+    take = np.interp(positions, np.arange(len(take)), take).astype(np.float32)
+    samples = round(seconds * SAMPLE_RATE)
+    if rng.random() < 0.3:
+        take = take[rng.integers(0, max(1, len(take) // 3)) :]
+    fade = min(160, len(take) // 2)
+    ramp = np.linspace(0, 1, fade, dtype=np.float32)
+    take[:fade] *= ramp
+    take[-fade:] *= ramp[::-1]
+    waveform = np.zeros(samples, np.float32)
+    position = 0
+    while position < samples:
+        piece = take[: samples - position]
+        waveform[position : position + len(piece)] += piece
+        position += len(take) + int(rng.uniform(0.0, 0.6) * SAMPLE_RATE)
+        if rng.random() < 0.25:
+            break
+    return waveform
+
+
+def _captions(
+    rng: np.random.Generator, labels: tuple[str, ...], relation: str
+) -> tuple[str, ...]:
+    if len(labels) == 1:
+        return tuple(single_caption(labels[0], rng) for _ in range(CAPTIONS_PER_SCENE))
+    return tuple(compose(labels, relation, rng) for _ in range(CAPTIONS_PER_SCENE))
