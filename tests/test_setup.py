@@ -1,4 +1,5 @@
 import ast
+import io
 import os
 import re
 import shutil
@@ -68,9 +69,10 @@ def test_every_import_is_declared():
     declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     declared |= {canonicalize_name(Requirement(r).name) for rs in EXTRAS.values() for r in rs}
     declared |= {"packaging"}  # comes with pytest, for which it is made
+    own = {"helpers", "tests"} | {path.stem for path in ROOT.glob("tests/*.py")}
     distributions = packages_distributions()
     for path in [*ROOT.glob("helpers/**/*.py"), *ROOT.glob("tests/**/*.py")]:
-        for module in imported_modules(path) - sys.stdlib_module_names - {"helpers", "conftest"}:
+        for module in imported_modules(path) - sys.stdlib_module_names - own:
             names = {canonicalize_name(name) for name in distributions.get(module, [module])}
             assert names & declared, f"{path} imports {module}, which pyproject.toml does not list"
 
@@ -151,7 +153,7 @@ def test_cpu_build_is_asked_for_only_where_it_helps(monkeypatch, tmp_path):
     index = tmp_path.as_uri()
     monkeypatch.setattr(set_up.sys, "platform", "linux")
     monkeypatch.setattr(set_up.shutil, "which", lambda name: None)
-    monkeypatch.setattr(set_up.urllib.request, "urlopen", lambda url, timeout: open(os.devnull))
+    monkeypatch.setattr(set_up.urllib.request, "urlopen", lambda url, timeout: io.BytesIO())
     assert set_up.cpu_torch_options(index) == ["--extra-index-url", index]
     monkeypatch.setattr(set_up.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     assert set_up.cpu_torch_options(index) == []

@@ -51,6 +51,9 @@ def tiny_model(
                 normalize_before=False,
             )
         )
+        for parameter in vocoder.parameters():  # its own start is too quiet to hear
+            if parameter.dim() == 3:
+                torch.nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
     schedule = DDPMScheduler(
         num_train_timesteps=1000,
         beta_start=0.00085,

@@ -1,0 +1,6 @@
+"""The paper's method, one module per step; :class:`NonRigidEdit` chains them."""
+
+from helpers.editing.inpainting import Gap
+from helpers.editing.nonrigid import PRESETS, EditSettings, NonRigidEdit
+
+__all__ = ["PRESETS", "EditSettings", "Gap", "NonRigidEdit"]

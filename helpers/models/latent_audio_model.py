@@ -7,6 +7,7 @@ only in their :class:`Conditioning`: one stream of tokens, one pooled vector, tw
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -195,6 +196,18 @@ class LatentAudioModel:
     def dtype(self) -> torch.dtype:
         """Precision of the UNet's weights."""
         return next(self.unet.parameters()).dtype
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the name, the schedule, and any retraining of UNet or autoencoder."""
+        digest = hashlib.sha256(
+            f"{self.name} {self.noise_schedule.config.prediction_type}".encode()
+        )
+        digest.update(self.noise_schedule.alphas_cumprod.cpu().numpy().tobytes())
+        for parameter in (*self.unet.parameters(), *self.vae.parameters()):
+            beginning = parameter.detach().flatten()[:16].float()
+            digest.update(beginning.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @torch.no_grad()
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Tensor:

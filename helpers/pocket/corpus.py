@@ -51,7 +51,7 @@ class Scene:
 def recordings(label: str, folds: tuple[int, ...] = TRAINING_FOLDS) -> tuple[np.ndarray, ...]:
     """ESC-10 recordings of a class at 16 kHz, trimmed of digital silence, float32, peak 1."""
     registry = load_registry("esc10")
-    chosen = [r for r in registry.recordings if r.label == label and int(r.fold) in folds]
+    chosen = [r for r in registry.recordings if r.info["label"] == label and int(r.info["fold"]) in folds]
     return tuple(_read_trimmed(registry.fetch(recording)) for recording in chosen)
 
 

@@ -510,7 +510,7 @@ def _trumpet(rng: np.random.Generator, seconds: float) -> Layers:
 
 def _whistle(rng: np.random.Generator, seconds: float) -> Layers:
     breath = _band_noise(rng, SAMPLE_RATE, 1_200, 5_000)
-    airiness = rng.uniform(0.01, 0.05)
+    airiness = _log_uniform(rng, 0.002, 0.015)
 
     def blow(frequency: np.ndarray, level) -> np.ndarray:
         n = len(frequency)
@@ -549,21 +549,19 @@ def _whistle(rng: np.random.Generator, seconds: float) -> Layers:
 
 def _engine(rng: np.random.Generator, seconds: float) -> Layers:
     start, n = _continuous(rng, seconds)
-    idle = _log_uniform(rng, 20, 45)
-    throttle = _drift(rng, n, rng.uniform(0.4, 1.5), 0, 1) ** 2 * rng.choice([0.08, 0.5, 0.9])
-    firing = np.minimum(idle * (1 + throttle * rng.uniform(0.8, 1.6)), 80)
-    turns = np.floor(np.cumsum(firing * _drift(rng, n, 12, 0.98, 1.02)) / SAMPLE_RATE)
-    at = np.flatnonzero(np.diff(turns)) + 1
-    cylinders = rng.uniform(0.6, 1.0, 4)
+    idle, revs = _log_uniform(rng, 20, 50), rng.choice([0.1, 1.0, 2.5])
+    throttle = _drift(rng, n, rng.uniform(0.5, 1.8), 0, 1) ** 1.5
+    turns = np.cumsum(idle * (1 + revs * throttle)) / SAMPLE_RATE + _drift(rng, n, 12, 0, 0.05)
+    at = np.flatnonzero(np.diff(np.floor(turns)) > 0)
     pulses = np.zeros(n)
-    pulses[at] = np.resize(cylinders, len(at)) * rng.uniform(0.85, 1.15, len(at))
-    puff = signal.lfilter([1], [1, -np.exp(-1 / (0.006 * SAMPLE_RATE))], pulses)
-    exhaust = puff * _band_noise(rng, n, 80, rng.uniform(500, 1_500))
-    pipe = np.sort(_log_uniform(rng, 60, 700, 5))
-    body = _resonate(pulses + 0.1 * exhaust, pipe, 25 + pipe / 5, rng.uniform(0.5, 1.2, 5))
-    hiss = _band_noise(rng, n, 700, 3_000) * (0.3 + puff)
-    mix = body / body.std() + rng.uniform(0.15, 0.5) * exhaust + rng.uniform(0.05, 0.15) * hiss
-    return _lay(seconds, [start], [mix * (0.5 + 0.5 * throttle) * _ramps(n, 0.05, 0.15)])
+    cylinders = np.resize(rng.uniform(0.8, 1.0, 4), len(at))
+    pulses[at] = cylinders * rng.uniform(0.9, 1.1, len(at))
+    puff = signal.lfilter([1], [1, -np.exp(-1 / (0.002 * SAMPLE_RATE))], pulses)
+    breath = puff * _band_noise(rng, n, 100, rng.uniform(500, 1_500))
+    pipe = np.sort(_log_uniform(rng, 70, 1_500, 6))
+    body = _resonate(puff, pipe, 40 + pipe / 4, rng.uniform(0.5, 1.2, 6))
+    mix = body / body.std() + rng.uniform(0.1, 0.4) * breath
+    return _lay(seconds, [start], [mix * (0.4 + 0.6 * throttle) * _ramps(n, 0.05, 0.15)])
 
 
 def _wind(rng: np.random.Generator, seconds: float) -> Layers:

@@ -1,0 +1,215 @@
+"""Step 2: a UNet that reconstructs the recording from e_opt (Sec. 2.2), fully or with LoRA.
+
+The model is the base model at all times but inside ``with finetuned.enabled():``, and during
+:func:`finetune` itself; both put weights and modules back exactly, whatever happens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, LoraModel
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from helpers.editing.objective import reconstruction_loss
+from helpers.editing.optimisation import CheckpointError, fingerprint, optimise, write_atomically
+from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # every attention projection
+
+
+@dataclass(frozen=True)
+class FinetuningSettings:
+    """Step 2's hyper-parameters; the defaults are the paper's.
+
+    Parameters
+    ----------
+    steps : int
+    learning_rate : float
+        Of Adam.  LoRA needs a far larger one than 1e-6.
+    batch_size : int
+        Timesteps per step; several steady it.
+    lora_rank : int, optional
+        Trains low-rank adapters of the attention projections; without it the whole UNet.
+    seed : int
+        Of timesteps, noise and LoRA's initial weights.
+    """
+
+    steps: int = 1500
+    learning_rate: float = 1e-6
+    batch_size: int = 1
+    lora_rank: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuning:
+    """Step 2's result: weights that can be switched on for a while.
+
+    Parameters
+    ----------
+    model : LatentAudioModel
+        The base model they belong to.
+    weights : dict of str to torch.Tensor
+        The tuned parameters of the UNet (or of its adapters) by name.
+    lora_rank : int, optional
+        None for the whole UNet.
+    losses : list of float
+        Eq. 1 at each step.
+    """
+
+    model: LatentAudioModel
+    weights: dict[str, Tensor]
+    lora_rank: int | None
+    losses: list[float]
+
+    @contextmanager
+    def enabled(self) -> Iterator[LatentAudioModel]:
+        """Inside ``with``, the model is the tuned one (θ*); afterwards exactly the base model."""
+        with _tunable(self.model.unet, self.lora_rank) as parameters:
+            for name, parameter in parameters.items():
+                parameter.data = self.weights[name].to(parameter.device)
+            yield self.model
+
+    def save(self, path: str | Path) -> Path:
+        """Write the tuned weights, with the losses, as safetensors."""
+        path = Path(path)
+        metadata = {
+            "base": self.model.fingerprint,
+            "lora_rank": json.dumps(self.lora_rank),
+            "losses": json.dumps(self.losses),
+        }
+        weights = {name: weight.contiguous() for name, weight in self.weights.items()}
+        write_atomically(path, lambda part: save_file(weights, part, metadata))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, model: LatentAudioModel) -> FineTuning:
+        """Read what :meth:`save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file cannot be read or belongs to another base model.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{path} cannot be read as fine-tuned weights: run Step 2 again."
+            ) from error
+        if metadata is None or metadata.get("base") != model.fingerprint:
+            raise CheckpointError(
+                f"{path} was not fine-tuned from this model ({model.name}): load the model it was "
+                "made with or run Step 2 again."
+            )
+        rank, losses = json.loads(metadata["lora_rank"]), json.loads(metadata["losses"])
+        return cls(model, weights, rank, losses)
+
+
+def finetune(
+    model: LatentAudioModel,
+    latent: Tensor,
+    conditioning: Conditioning,
+    settings: FinetuningSettings = FinetuningSettings(),
+    mask: Tensor | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> FineTuning:
+    """Optimise the UNet, or adapters of it, to minimise Eq. 1 for one latent and e_opt.
+
+    Parameters
+    ----------
+    model : LatentAudioModel
+        The base model, and unchanged when this returns or raises.
+    latent : torch.Tensor
+        z, shape (1, channels, time, mel).
+    conditioning : Conditioning
+        e_opt, of one item.
+    settings : FinetuningSettings
+    mask : torch.Tensor, optional
+        Shape (1, 1, time, 1), 0 where the loss leaves a gap out.
+    checkpoint : Path, optional
+        Where the run can be stopped and resumed.
+    progress : bool
+
+    Raises
+    ------
+    CheckpointError, DivergenceError, OutOfMemory
+        See :func:`helpers.editing.optimisation.optimise`.
+    """
+    identity = fingerprint(
+        settings, model.fingerprint, latent, mask, *conditioning.embeddings, *conditioning.masks
+    )
+
+    def loss(generator):
+        return reconstruction_loss(
+            model, latent, conditioning, generator, settings.batch_size, mask
+        )
+
+    with _tunable(model.unet, settings.lora_rank) as parameters:
+        for parameter in parameters.values():
+            parameter.data = parameter.data.clone()
+            parameter.requires_grad_(True)
+        if settings.lora_rank is not None:
+            _initialise_adapters(parameters, torch.Generator().manual_seed(settings.seed))
+        losses = optimise(
+            list(parameters.values()),
+            loss,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            seed=settings.seed,
+            description="Step 2, fine-tuning",
+            identity=identity,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        weights = {name: parameter.data for name, parameter in parameters.items()}
+    return FineTuning(model, weights, settings.lora_rank, losses)
+
+
+@contextmanager
+def _tunable(unet: nn.Module, lora_rank: int | None) -> Iterator[dict[str, nn.Parameter]]:
+    """Parameters whose ``.data`` may be replaced; on leaving, the UNet is exactly as before."""
+    if hasattr(unet, "peft_config"):
+        raise RuntimeError(
+            "Another fine-tuning of this model is switched on: leave its `with` block first."
+        )
+    if lora_rank is None:
+        parameters = dict(unet.named_parameters())
+        originals = {name: parameter.data for name, parameter in parameters.items()}
+        try:
+            yield parameters
+        finally:
+            for name, parameter in parameters.items():
+                parameter.requires_grad_(False).grad = None
+                parameter.data = originals[name]
+    else:
+        config = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS)
+        adapters = LoraModel(unet, config, "edit")
+        try:
+            yield {name: p for name, p in unet.named_parameters() if p.requires_grad}
+        finally:
+            adapters.unload()
+            vars(unet).pop("peft_config", None)  # some releases of peft leave it behind
+
+
+def _initialise_adapters(parameters: dict[str, nn.Parameter], generator: torch.Generator) -> None:
+    """LoRA's start: A random, B zero, so that the tuned model begins as the base model."""
+    for name, parameter in parameters.items():
+        if ".lora_A." in name:
+            start = torch.empty(parameter.shape)
+            nn.init.kaiming_uniform_(start, a=math.sqrt(5), generator=generator)
+            parameter.data.copy_(start)
+        else:
+            parameter.data.zero_()

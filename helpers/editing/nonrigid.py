@@ -1,0 +1,202 @@
+"""The method: Steps 1 to 3 chained for one recording and one prompt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from helpers.audio import Clip
+from helpers.editing.embedding import EmbeddingResult, EmbeddingSettings, optimise_embedding
+from helpers.editing.finetuning import FineTuning, FinetuningSettings, finetune
+from helpers.editing.inpainting import Gap, blank, latent_mask, paste
+from helpers.editing.interpolation import SamplingSettings, check_eta, interpolate, sample
+from helpers.editing.optimisation import fingerprint
+from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+
+
+@dataclass(frozen=True)
+class EditSettings:
+    """The hyper-parameters of the three steps; the defaults are the paper's."""
+
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
+    finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+
+
+PRESETS = {
+    "paper": EditSettings(),
+    "pocket": EditSettings(
+        EmbeddingSettings(steps=100, learning_rate=5e-3, batch_size=4),
+        FinetuningSettings(steps=100, learning_rate=1e-3, batch_size=4, lora_rank=8),
+        SamplingSettings(steps=50, guidance_scale=2.0, strength=0.92),
+    ),
+}
+
+
+class NonRigidEdit:
+    """Edit one recording with one prompt.
+
+    Use it in a ``with`` block, or call :meth:`close` when done: the fine-tuned weights are
+    dropped.  The model is the base model between calls.
+
+    Parameters
+    ----------
+    model : LatentAudioModel
+    clip : Clip
+        The recording.
+    prompt : str
+        What the edit should sound like, described whole.
+    settings : EditSettings or str
+        Or the name of one of :data:`PRESETS`.
+    gap : Gap, optional
+        Only this part is to be filled (inpainting); what the recording holds there is not used.
+    folder : Path, optional
+        Where Steps 1 and 2 are kept: a stopped run resumes, a finished one is not run again.  Each
+        recording, prompt, model and settings gets its own subfolder.
+    progress : bool
+
+    Raises
+    ------
+    PromptError, MaskError, ValueError
+        For an empty prompt, a gap that does not fit, an unknown preset; before any work.
+    """
+
+    def __init__(
+        self,
+        model: LatentAudioModel,
+        clip: Clip,
+        prompt: str,
+        settings: EditSettings | str = "paper",
+        gap: Gap | None = None,
+        folder: str | Path | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.settings = preset(settings) if isinstance(settings, str) else settings
+        self.mask = None if gap is None else latent_mask(clip, gap, model.latent_shape[1])
+        self.target: Conditioning = model.embed_text(prompt)
+        self.model = model
+        self.clip = clip if gap is None else blank(clip, gap)
+        self.prompt = prompt
+        self.gap = gap
+        self.progress = progress
+        self._folder = None if folder is None else Path(folder) / self._identity[:16]
+        self.embedding: EmbeddingResult | None = None
+        self.finetuning: FineTuning | None = None
+
+    @cached_property
+    def latent(self) -> torch.Tensor:
+        """Latent z of the recording (the posterior's mode), zero in the gap."""
+        latent = self.model.encode(self.clip)
+        return latent if self.mask is None else latent * self.mask.to(latent)
+
+    def fit(self) -> NonRigidEdit:
+        """Run Steps 1 and 2, unless they have been run."""
+        if self.finetuning is None:
+            shared = {"mask": self.mask, "progress": self.progress}
+            self.embedding = optimise_embedding(
+                self.model,
+                self.latent,
+                self.target,
+                self.settings.embedding,
+                checkpoint=self._checkpoint("embedding"),
+                **shared,
+            )
+            self.finetuning = finetune(
+                self.model,
+                self.latent,
+                self.embedding.conditioning,
+                self.settings.finetuning,
+                checkpoint=self._checkpoint("finetuning"),
+                **shared,
+            )
+        return self
+
+    def edit(self, eta: float, pasted: bool = True) -> Clip:
+        """Step 3 at one η; see :meth:`sweep`."""
+        [clip] = self.sweep([eta], pasted)
+        return clip
+
+    def sweep(self, etas: list[float], pasted: bool = True) -> list[Clip]:
+        """Step 3 at several η in one batch, all from the same noise.
+
+        Runs :meth:`fit` first if that has not been done.
+
+        Parameters
+        ----------
+        etas : list of float
+            0 is the reconstruction, 1 the prompt; −0.5…1.5 is allowed.
+        pasted : bool
+            With a gap, whether the observed part is put back; otherwise all is the model's.
+
+        Raises
+        ------
+        ValueError
+            If there is no η or one is out of range.
+        """
+        if len(etas) == 0:
+            raise ValueError("There is no η to edit with: give at least one, e.g. [0.5].")
+        for eta in etas:
+            check_eta(eta)
+        self.fit()
+        conditionings = [interpolate(self.embedding.conditioning, self.target, e) for e in etas]
+        with self.finetuning.enabled():
+            latents = sample(
+                self.model,
+                Conditioning.cat(conditionings),
+                self.settings.sampling,
+                self.latent,
+                self.progress,
+            )
+        names = [f"{self.clip.name}, η = {eta:g}" for eta in etas]
+        clips = self.model.decode_batch(latents, self.clip, names)
+        if self.gap is None or not pasted:
+            return clips
+        return [paste(self.clip, clip, self.gap) for clip in clips]
+
+    @cached_property
+    def reconstruction(self) -> Clip:
+        """The recording as the model gives it back (η = 0)."""
+        return self.edit(0.0)
+
+    def close(self) -> None:
+        """Drop the fine-tuned weights; :meth:`fit` would make or read them again."""
+        self.finetuning = None
+
+    def __enter__(self) -> NonRigidEdit:
+        """Return the edit itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @property
+    def _identity(self) -> str:
+        """Fingerprint of what Steps 1 and 2 depend on."""
+        return fingerprint(
+            self.model.fingerprint,
+            torch.from_numpy(self.clip.waveform),
+            self.prompt,
+            self.settings.embedding,
+            self.settings.finetuning,
+            self.gap,
+        )
+
+    def _checkpoint(self, step: str) -> Path | None:
+        return None if self._folder is None else self._folder / f"{step}.pt"
+
+
+def preset(name: str) -> EditSettings:
+    """Return one of :data:`PRESETS`; raise a ValueError for another name."""
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}: choose from {', '.join(PRESETS)}.")
+    return PRESETS[name]

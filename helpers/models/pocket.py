@@ -1,0 +1,140 @@
+"""The embedded base model: TANGO's kind of parts, small enough for a laptop and a git repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.vae import DecoderOutput
+from torch import Tensor
+from torch.nn import functional
+from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
+
+from helpers.audio import SAMPLE_RATE
+from helpers.data import data_path
+from helpers.models.latent_audio_model import LatentAudioModel
+from helpers.models.minilm import load_minilm
+
+PATCH = 4  # mel frames × mel bins folded into channels before the first convolution
+LOG_MEL_MEAN, LOG_MEL_SCALE = -6.0, 3.0
+COORDINATES = 12
+LATENT_SHAPE = (32, 64, 4)  # channels, time (160 ms each), mel
+
+# TANGO's noise schedule (stabilityai/stable-diffusion-2-1's scheduler values).
+NOISE_SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "v_prediction",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+
+
+class PocketAutoencoder(AutoencoderKL):
+    """AutoencoderKL over patches of 4 × 4 log-mel values.
+
+    Folding patches into channels first makes a training step several times cheaper on a CPU than
+    convolving at full resolution.
+    """
+
+    def _encode(self, x: Tensor) -> Tensor:
+        normalised = (x - LOG_MEL_MEAN) / LOG_MEL_SCALE
+        return super()._encode(functional.pixel_unshuffle(normalised, PATCH))
+
+    def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+        [patches] = super()._decode(z, return_dict=False)
+        log_mel = functional.pixel_shuffle(patches, PATCH) * LOG_MEL_SCALE + LOG_MEL_MEAN
+        return DecoderOutput(sample=log_mel) if return_dict else (log_mel,)
+
+
+class PocketUNet(UNet2DConditionModel):
+    """UNet2DConditionModel that is told where in the clip it is.
+
+    Sines and cosines of time and mel join the latent as input channels: a small convolutional
+    network without them reconstructs a pattern but not its place.
+    """
+
+    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **inputs):
+        """As the parent's, on a latent (batch, 32, time, mel)."""
+        where = coordinates(*sample.shape[-2:]).to(sample).expand(len(sample), -1, -1, -1)
+        return super().forward(
+            torch.cat([sample, where], dim=1), timestep, encoder_hidden_states, **inputs
+        )
+
+
+def coordinates(frames: int, bins: int) -> Tensor:
+    """Sines and cosines of position, float32, shape (12, frames, bins).
+
+    Five octaves of time, from half a period a clip to eight, and one of mel.
+    """
+    time = torch.linspace(0, torch.pi, frames)[:, None].expand(frames, bins)
+    mel = torch.linspace(0, torch.pi, bins).expand(frames, bins)
+    phases = [time * 2**octave for octave in range(5)] + [mel]
+    return torch.stack([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)])
+
+
+def new_autoencoder() -> PocketAutoencoder:
+    """An untrained autoencoder."""
+    return PocketAutoencoder(
+        in_channels=PATCH**2,
+        out_channels=PATCH**2,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(64, 96, 128),
+        layers_per_block=1,
+        latent_channels=LATENT_SHAPE[0],
+        norm_num_groups=16,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,
+    )
+
+
+def new_vocoder() -> SpeechT5HifiGan:
+    """An untrained HiFi-GAN of 160 samples a frame."""
+    return SpeechT5HifiGan(
+        SpeechT5HifiGanConfig(
+            model_in_dim=64,
+            upsample_initial_channel=160,
+            upsample_rates=[8, 5, 4],
+            upsample_kernel_sizes=[16, 11, 8],
+            resblock_kernel_sizes=[3, 7],
+            resblock_dilation_sizes=[[1, 3, 5]] * 2,
+            normalize_before=False,
+            sampling_rate=SAMPLE_RATE,
+        )
+    )
+
+
+def new_unet() -> PocketUNet:
+    """An untrained UNet."""
+    return PocketUNet(
+        sample_size=LATENT_SHAPE[1:],
+        in_channels=LATENT_SHAPE[0] + COORDINATES,
+        out_channels=LATENT_SHAPE[0],
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
+        up_block_types=("CrossAttnUpBlock2D",) * 3,
+        block_out_channels=(128, 192, 256),
+        layers_per_block=1,
+        cross_attention_dim=384,
+        attention_head_dim=8,
+        norm_num_groups=32,
+        use_linear_projection=True,
+    )
+
+
+def load_pocket(folder: Path | None = None) -> LatentAudioModel:
+    """The pocket model from ``data/pocket``, or from another folder of the same layout."""
+    folder = folder or data_path("pocket")
+    return LatentAudioModel(
+        name="pocket",
+        unet=PocketUNet.from_pretrained(folder / "unet"),
+        vae=PocketAutoencoder.from_pretrained(folder / "vae"),
+        vocoder=SpeechT5HifiGan.from_pretrained(folder / "vocoder").float(),
+        noise_schedule=DDPMScheduler(**NOISE_SCHEDULE),
+        text_encoder=load_minilm(),
+        latent_shape=LATENT_SHAPE,
+        guidance_scale=3.0,
+    )

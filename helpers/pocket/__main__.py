@@ -1,0 +1,31 @@
+"""Train the pocket model: ``python -m helpers.pocket [stage …] [--recipe cpu] [--folder DIR]``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pooch
+
+from helpers.pocket.training import RECIPES, Workshop
+
+
+def main() -> None:
+    """Run the named stages, or all of them in order."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.pocket", description=main.__doc__)
+    parser.add_argument("stages", nargs="*", help="corpus vae vocoder clap classifier latents unet")
+    parser.add_argument("--recipe", choices=RECIPES, default="cpu")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(pooch.os_cache("audio-editing")) / "pocket-training"
+    )
+    options = parser.parse_args()
+    workshop = Workshop(options.folder, RECIPES[options.recipe])
+    unknown = set(options.stages) - set(workshop.stages)
+    if unknown:
+        parser.error(f"unknown stage {sorted(unknown)}: choose from {list(workshop.stages)}")
+    for name in options.stages or workshop.stages:
+        workshop.stages[name]()
+
+
+if __name__ == "__main__":
+    main()

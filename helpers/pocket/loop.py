@@ -1,0 +1,122 @@
+"""The training loop that every stage shares: AdamW, cosine schedule, EMA, checkpoints, resume."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+CHECKPOINT_EVERY = 100
+WARMUP_STEPS = 100
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a stage trains."""
+
+    steps: int
+    learning_rate: float
+    batch_size: int
+    ema_decay: float = 0.999
+    weight_decay: float = 0.01
+
+
+def train(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, np.random.Generator], Tensor],
+    schedule: Schedule,
+    checkpoint: Path,
+) -> nn.Module:
+    """Minimise a loss and return the model with its averaged (EMA) weights.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Trained in place, on the device and in the precision that accelerate finds.
+    loss_of : callable
+        From the model and the step's own generator to a scalar loss; the generator depends on the
+        step alone, so that a resumed run sees the batches it would have seen.
+    schedule : Schedule
+    checkpoint : Path
+        Written every 100 steps and at the end; training goes on from it when it is there.
+    """
+    accelerator = Accelerator(mixed_precision="bf16", cpu=not torch.cuda.is_available())
+    optimizer = torch.optim.AdamW(
+        model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    rate = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: _warm_cosine(step, schedule.steps)
+    )
+    device = accelerator.device
+    model.to(device, memory_format=torch.channels_last)
+    ema = EMAModel(model.parameters(), decay=schedule.ema_decay, use_ema_warmup=True, power=0.8)
+    first, losses = 0, []
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        rate.load_state_dict(state["rate"])
+        ema.load_state_dict(state["ema"])
+        first, losses = state["step"], state["losses"]
+    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps)
+    progress.set_description(checkpoint.stem)
+    for step in progress:
+        with accelerator.autocast():
+            loss = loss_of(wrapped, np.random.default_rng([step, 0x9E3779B9]))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.step(model.parameters())
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"The {checkpoint.stem} stage's loss is {losses[-1]} at step {step}: lower its "
+                "learning rate and delete its checkpoint."
+            )
+        progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
+        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+            _save(checkpoint, model, optimizer, rate, ema, step + 1, losses)
+    ema.copy_to(model.parameters())
+    return model.eval()
+
+
+def _save(
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rate: torch.optim.lr_scheduler.LRScheduler,
+    ema: EMAModel,
+    step: int,
+    losses: list[float],
+) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rate": rate.state_dict(),
+        "ema": ema.state_dict(),
+        "step": step,
+        "losses": losses,
+    }
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _warm_cosine(step: int, steps: int) -> float:
+    if step < WARMUP_STEPS:
+        return (step + 1) / WARMUP_STEPS
+    done = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
