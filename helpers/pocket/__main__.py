@@ -1,4 +1,8 @@
-"""Train the pocket model: ``python -m helpers.pocket [stage …] [--recipe cpu] [--folder DIR]``."""
+"""Make and measure the pocket model.
+
+``python -m helpers.pocket [stage …] [--recipe cpu] [--folder DIR]`` trains it, or the stages named;
+``python -m helpers.pocket report`` measures the weights in ``data/pocket``.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,22 @@ from pathlib import Path
 
 import pooch
 
+from helpers.pocket import report
 from helpers.pocket.training import RECIPES, Workshop
 
 
 def main() -> None:
     """Run the named stages, or all of them in order."""
     parser = argparse.ArgumentParser(prog="python -m helpers.pocket", description=main.__doc__)
-    parser.add_argument("stages", nargs="*", help="corpus vae vocoder clap classifier latents unet")
+    parser.add_argument("stages", nargs="*", help="corpus vae … unet, or report")
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument(
         "--folder", type=Path, default=Path(pooch.os_cache("audio-editing")) / "pocket-training"
     )
     options = parser.parse_args()
+    if options.stages == ["report"]:
+        report.main()
+        return
     workshop = Workshop(options.folder, RECIPES[options.recipe])
     unknown = set(options.stages) - set(workshop.stages)
     if unknown:

@@ -62,7 +62,7 @@ RECIPES = {
         vocoder=Schedule(1_200, 1e-3, 16),
         clap=Schedule(700, 1e-3, 32),
         classifier=Schedule(700, 1e-3, 32),
-        unet=Schedule(1_900, 5e-4, 16),
+        unet=Schedule(1_500, 5e-4, 16),
     ),
     "gpu": Recipe(
         scenes=20_000,

@@ -1,0 +1,57 @@
+"""Audio players that a notebook stores with its outputs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+import soundfile
+from IPython.display import HTML
+
+from helpers.audio import SAMPLE_RATE, Clip, match_loudness
+
+
+def players(clips: list[Clip], titles: list[str] | None = None) -> HTML:
+    """One table of players, a row per clip, all equally loud.
+
+    The audio travels inside the page, compressed as MP3, which every browser plays.
+
+    Parameters
+    ----------
+    clips : list of Clip
+    titles : list of str, optional
+        One per clip; the clips' names by default.
+
+    Raises
+    ------
+    ValueError
+        If there are no clips, or not as many titles as clips.
+    """
+    rows = zip(checked_titles(clips, titles), match_loudness(clips), strict=True)
+    return HTML(f"<table>{''.join(_row(title, clip) for title, clip in rows)}</table>")
+
+
+def checked_titles(clips: list[Clip], titles: list[str] | None) -> list[str]:
+    """Return the titles, or the clips' names; raise a ValueError if they do not fit the clips."""
+    if not clips:
+        raise ValueError("There are no clips to show: give at least one.")
+    if titles is None:
+        return [clip.name for clip in clips]
+    if len(titles) != len(clips):
+        raise ValueError(f"There are {len(clips)} clips and {len(titles)} titles: give one each.")
+    return titles
+
+
+def _row(title: str, clip: Clip) -> str:
+    source = f"data:audio/mpeg;base64,{base64.b64encode(_mp3(clip)).decode()}"
+    return (
+        f'<tr><td style="text-align: left">{escape(title)}</td>'
+        f'<td><audio controls preload="metadata" src="{source}"></audio></td></tr>'
+    )
+
+
+def _mp3(clip: Clip) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, clip.waveform, SAMPLE_RATE, format="MP3", compression_level=0.2)
+    return file.getvalue()

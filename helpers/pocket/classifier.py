@@ -1,0 +1,38 @@
+"""The independent classifier: trained on recordings and foley only, it has never seen an edit.
+
+It shares neither weights nor training objective with the pocket CLAP, so it can check what CLAP
+says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from helpers.audio import Clip
+from helpers.data import data_path
+from helpers.evaluation.audio_tower import AudioTower
+from helpers.pocket.vocabulary import LABELS
+
+
+@cache
+def load_classifier(folder: Path | None = None) -> AudioTower:
+    """The classifier of ``data/pocket/classifier``, or of another folder."""
+    tower = AudioTower(len(LABELS))
+    return tower.load(folder or data_path("pocket", "classifier"))
+
+
+@torch.no_grad()
+def sound_probabilities(clips: Sequence[Clip]) -> Tensor:
+    """Probability of each of the 26 sounds, float32, shape (clips, 26), 0…1 each."""
+    log_mels = torch.cat([clip.log_mel() for clip in clips])
+    return load_classifier()(log_mels).sigmoid()
+
+
+def name_sounds(clips: Sequence[Clip]) -> list[str]:
+    """The most probable sound of each clip."""
+    return [LABELS[index] for index in sound_probabilities(clips).argmax(1)]

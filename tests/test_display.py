@@ -1,0 +1,107 @@
+"""Players and figures."""
+
+import base64
+import io
+import re
+
+import librosa
+import matplotlib.pyplot as plt
+import numpy as np
+import pyloudnorm
+import pytest
+import soundfile
+from tiny import tiny_clip
+
+from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
+from helpers.display.figures import TICKS, spectrograms
+from helpers.display.players import players
+
+
+@pytest.fixture
+def clips() -> list[Clip]:
+    """A loud, a quiet and a short one."""
+    quiet = tiny_clip(4.0, frequency=1_000.0)
+    return [
+        tiny_clip(4.0),
+        Clip(0.05 * quiet.waveform, "quiet <1 kHz> & far"),
+        tiny_clip(2.5, frequency=2_000.0),
+    ]
+
+
+@pytest.fixture
+def figure(clips):
+    figure = spectrograms(clips)
+    yield figure
+    plt.close(figure)
+
+
+def decoded(html: str) -> list[np.ndarray]:
+    """What the players play."""
+    sources = re.findall(r'<audio controls [^>]*src="data:audio/mpeg;base64,([^"]+)"', html)
+    sounds = [soundfile.read(io.BytesIO(base64.b64decode(s, validate=True))) for s in sources]
+    assert {rate for _, rate in sounds} == {SAMPLE_RATE}
+    return [waveform for waveform, _ in sounds]
+
+
+def test_every_player_holds_its_clip_from_start_to_end(clips):
+    waveforms = decoded(players(clips).data)
+    assert [len(w) for w in waveforms] == [len(clip.waveform) for clip in clips]
+    for waveform, clip in zip(waveforms, clips, strict=True):
+        assert np.corrcoef(waveform, clip.waveform)[0, 1] > 0.99
+
+
+def test_players_are_equally_loud_and_do_not_clip(clips):
+    meter = pyloudnorm.Meter(SAMPLE_RATE)
+    waveforms = decoded(players(clips).data)
+    padded = [np.pad(w, (0, CLIP_SAMPLES - len(w))) for w in waveforms]
+    loudness = [meter.integrated_loudness(w) for w in padded]
+    assert max(loudness) - min(loudness) < 1.0
+    assert max(np.abs(w).max() for w in waveforms) < 1.0
+
+
+def test_players_stand_in_one_table_under_their_titles(clips):
+    html = players(clips).data
+    assert html.count("<table>") == 1
+    assert html.count("<tr>") == html.count("<audio ") == 3
+    assert "quiet &lt;1 kHz&gt; &amp; far" in html
+    assert ">edit<" in players(clips[:1], ["edit"]).data
+
+
+def test_ten_seconds_of_noise_stay_small():
+    noise = np.random.default_rng(0).standard_normal(CLIP_SAMPLES)
+    html = players([Clip.from_waveform(noise, SAMPLE_RATE)]).data
+    assert len(html) < 150_000
+
+
+def test_spectrograms_share_axes_and_colours(clips, figure):
+    *axes, colour_bar = figure.axes
+    assert len(axes) == 3
+    assert {axis.get_xlim() for axis in axes} == {(0.0, 4.0)}
+    assert {axis.get_ylim() for axis in axes} == {(-0.5, 63.5)}
+    assert {axis.images[0].get_clim() for axis in axes} == {(-70.0, 0.0)}
+    assert max(axis.images[0].get_array().max() for axis in axes) == 0.0
+    assert "dB" in colour_bar.get_ylabel()
+
+
+def test_spectrograms_say_what_they_show(clips, figure):
+    *axes, _ = figure.axes
+    assert [axis.get_title(loc="left") for axis in axes] == [clip.name for clip in clips]
+    assert axes[-1].get_xlabel() == "time in seconds"
+    assert {axis.get_ylabel() for axis in axes} == {"kHz"}
+    assert [t.get_text() for t in axes[0].get_yticklabels()] == [f"{k:g}" for k in TICKS]
+
+
+def test_a_tone_lies_at_its_frequency(clips, figure):
+    loudest_bin = figure.axes[1].images[0].get_array().mean(axis=1).argmax()
+    tick = figure.axes[1].get_yticks()[TICKS.index(1)]
+    assert abs(loudest_bin - tick) < 1
+    edges = librosa.mel_frequencies(66, fmin=0, fmax=8_000)
+    assert edges[loudest_bin] < 1_000 < edges[loudest_bin + 2]
+
+
+@pytest.mark.parametrize("show", [players, spectrograms])
+def test_titles_that_do_not_fit_are_refused(show, clips):
+    with pytest.raises(ValueError, match="3 clips and 2 titles"):
+        show(clips, ["one", "two"])
+    with pytest.raises(ValueError, match="no clips"):
+        show([])
