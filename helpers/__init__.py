@@ -1,0 +1,1 @@
+"""Text-prompted audio editing with latent diffusion: the code behind the notebooks."""

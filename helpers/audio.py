@@ -71,9 +71,7 @@ class Clip:
         return log_mel(torch.from_numpy(self.padded)[None])
 
     @classmethod
-    def from_waveform(
-        cls, waveform: np.ndarray, sample_rate: float, *, name: str = "clip"
-    ) -> Clip:
+    def from_waveform(cls, waveform: np.ndarray, sample_rate: float, *, name: str = "clip") -> Clip:
         """Turn raw samples into a normalised clip (DC removed, peak 0.5).
 
         Parameters
@@ -97,9 +95,7 @@ class Clip:
         return cls(_normalised(mono, name), name)
 
 
-def load_clip(
-    path: str | Path, start: float | None = None, seconds: float | None = None
-) -> Clip:
+def load_clip(path: str | Path, start: float | None = None, seconds: float | None = None) -> Clip:
     """Read a recording (wav, flac, ogg, mp3; any rate, mono or stereo) as one clip.
 
     Parameters

@@ -139,9 +139,10 @@ def test_a_room_keeps_length_and_peak_and_fills_the_pauses():
     assert wet.shape == dry.waveform.shape
     assert abs(wet).max() == pytest.approx(abs(dry.waveform).max(), rel=1e-5)
     after_hit = int((dry.offsets[0] + 0.02) * SAMPLE_RATE)
-    assert abs(wet[after_hit : after_hit + 400]).mean() > abs(
-        dry.waveform[after_hit : after_hit + 400]
-    ).mean()
+    assert (
+        abs(wet[after_hit : after_hit + 400]).mean()
+        > abs(dry.waveform[after_hit : after_hit + 400]).mean()
+    )
     assert not foley.reverberate(np.zeros(800, np.float32), np.random.default_rng(0)).any()
 
 

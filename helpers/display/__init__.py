@@ -1,0 +1,1 @@
+"""What notebooks show: players and figures."""

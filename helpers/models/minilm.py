@@ -57,7 +57,7 @@ class MiniLM:
 
 @cache
 def load_minilm() -> MiniLM:
-    """The text encoder, loaded once per process."""
+    """Load the text encoder, once per process."""
     return MiniLM()
 
 

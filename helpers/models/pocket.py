@@ -1,4 +1,4 @@
-"""The embedded base model: TANGO's kind of parts, small enough for a laptop and a git repository."""
+"""The embedded base model: parts like TANGO's, small enough for a laptop and a repository."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def coordinates(frames: int, bins: int) -> Tensor:
 
 
 def new_autoencoder() -> PocketAutoencoder:
-    """An untrained autoencoder."""
+    """Make an untrained autoencoder."""
     return PocketAutoencoder(
         in_channels=PATCH**2,
         out_channels=PATCH**2,
@@ -93,7 +93,7 @@ def new_autoencoder() -> PocketAutoencoder:
 
 
 def new_vocoder() -> SpeechT5HifiGan:
-    """An untrained HiFi-GAN of 160 samples a frame."""
+    """Make an untrained HiFi-GAN of 160 samples a frame."""
     return SpeechT5HifiGan(
         SpeechT5HifiGanConfig(
             model_in_dim=64,
@@ -109,7 +109,7 @@ def new_vocoder() -> SpeechT5HifiGan:
 
 
 def new_unet() -> PocketUNet:
-    """An untrained UNet."""
+    """Make an untrained UNet."""
     return PocketUNet(
         sample_size=LATENT_SHAPE[1:],
         in_channels=LATENT_SHAPE[0] + COORDINATES,
@@ -126,7 +126,7 @@ def new_unet() -> PocketUNet:
 
 
 def load_pocket(folder: Path | None = None) -> LatentAudioModel:
-    """The pocket model from ``data/pocket``, or from another folder of the same layout."""
+    """Load the pocket model from ``data/pocket``, or from another folder of the same layout."""
     folder = folder or data_path("pocket")
     return LatentAudioModel(
         name="pocket",

@@ -21,7 +21,7 @@ from helpers.pocket.vocabulary import LABELS
 
 @cache
 def load_classifier(folder: Path | None = None) -> AudioTower:
-    """The classifier of ``data/pocket/classifier``, or of another folder."""
+    """Load the classifier of ``data/pocket/classifier``, or of another folder."""
     tower = AudioTower(len(LABELS))
     return tower.load(folder or data_path("pocket", "classifier"))
 
@@ -34,5 +34,5 @@ def sound_probabilities(clips: Sequence[Clip]) -> Tensor:
 
 
 def name_sounds(clips: Sequence[Clip]) -> list[str]:
-    """The most probable sound of each clip."""
+    """Name the most probable sound of each clip."""
     return [LABELS[index] for index in sound_probabilities(clips).argmax(1)]

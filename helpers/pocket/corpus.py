@@ -51,7 +51,9 @@ class Scene:
 def recordings(label: str, folds: tuple[int, ...] = TRAINING_FOLDS) -> tuple[np.ndarray, ...]:
     """ESC-10 recordings of a class at 16 kHz, trimmed of digital silence, float32, peak 1."""
     registry = load_registry("esc10")
-    chosen = [r for r in registry.recordings if r.info["label"] == label and int(r.info["fold"]) in folds]
+    chosen = [
+        r for r in registry.recordings if r.info["label"] == label and int(r.info["fold"]) in folds
+    ]
     return tuple(_read_trimmed(registry.fetch(recording)) for recording in chosen)
 
 
@@ -109,9 +111,7 @@ def make_scene(
     return Scene(canvas, labels, _captions(rng, labels, relation), inside)
 
 
-def _slots(
-    rng: np.random.Generator, count: int, relation: str
-) -> list[tuple[float, float]]:
+def _slots(rng: np.random.Generator, count: int, relation: str) -> list[tuple[float, float]]:
     """(start, seconds) of each event."""
     if count == 1:
         seconds = CLIP_SECONDS if rng.random() < 0.5 else rng.uniform(2.0, 9.0)
@@ -160,9 +160,7 @@ def _recorded_event(
     return waveform
 
 
-def _captions(
-    rng: np.random.Generator, labels: tuple[str, ...], relation: str
-) -> tuple[str, ...]:
+def _captions(rng: np.random.Generator, labels: tuple[str, ...], relation: str) -> tuple[str, ...]:
     if len(labels) == 1:
         return tuple(single_caption(labels[0], rng) for _ in range(CAPTIONS_PER_SCENE))
     return tuple(compose(labels, relation, rng) for _ in range(CAPTIONS_PER_SCENE))

@@ -117,9 +117,7 @@ class Report:
     def recordings(self) -> list[tuple[str, Clip]]:
         """Label and clip of each held-out real recording."""
         registry = load_registry("esc10")
-        return [
-            (r.info["label"], load_clip(registry.fetch(r))) for r in registry.select(fold=FOLD)
-        ]
+        return [(r.info["label"], load_clip(registry.fetch(r))) for r in registry.select(fold=FOLD)]
 
     def reconstruction(self) -> dict[str, object]:
         """Autoencoder and vocoder alone, and Griffin-Lim beside it, on real recordings."""
@@ -215,9 +213,7 @@ class Report:
             seconds = time.perf_counter() - started
             edit.settings = replace(settings, sampling=replace(settings.sampling, strength=1.0))
             from_noise, after = edit.sweep([0.0, 1.0])
-            before_latent = sample(
-                self.model, edit.target, edit.settings.sampling, progress=False
-            )
+            before_latent = sample(self.model, edit.target, edit.settings.sampling, progress=False)
             before = self.model.decode(before_latent, clip)
             vae = self.model.decode(edit.latent, clip)
         log_mel, onsets = clip.log_mel(), detect_onsets(clip)
@@ -250,7 +246,7 @@ class Report:
         return [clip for name, clip in self.recordings if name == label][number % 8]
 
     def table(self) -> str:
-        """The figures as a Markdown table."""
+        """Return the figures as a Markdown table."""
         lines = ["| figure | at least | aim | measured |", "|---|---|---|---|"]
         for name, (least, aim) in TARGETS.items():
             value = self.figures[name]

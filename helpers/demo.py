@@ -1,0 +1,133 @@
+"""Edit a recording with the quickstart lesson: ``python -m helpers.demo``, which is ``make demo``.
+
+The lesson runs as it is, with papermill, and leaves what one needs to hear and see the edit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import papermill
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from helpers.audio import load_clip
+from helpers.editing.interpolation import check_eta
+
+LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "00_quickstart.ipynb"
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo.
+
+    Parameters
+    ----------
+    arguments : list of str, optional
+        The command line's by default.
+
+    Returns
+    -------
+    int
+        0, or 1 if the lesson stopped, or 2 if the input cannot be used; the reason is on stderr.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        _check(options)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        edit(options.out, lesson_parameters(options))
+    except PapermillExecutionError as error:
+        print(f"The lesson stopped: {error.evalue}", file=sys.stderr)
+        print(f"The rest is in {options.out / 'quickstart.ipynb'}.", file=sys.stderr)
+        return 1
+    report(options.out)
+    return 0
+
+
+def lesson_parameters(options: argparse.Namespace) -> dict[str, object]:
+    """What to set in the lesson's parameter cell; what was not asked for keeps its default."""
+    asked = {"prompt": options.prompt, "eta": options.eta, "start": options.start}
+    if options.audio is not None:
+        asked["audio_path"] = str(options.audio.resolve())
+    fixed = {"output_folder": str(options.out.resolve()), "other_prompt": ""}
+    return {name: value for name, value in asked.items() if value is not None} | fixed
+
+
+def edit(out: Path, parameters: dict[str, object]) -> None:
+    """Run the lesson into a folder, and make a page of it.
+
+    Parameters
+    ----------
+    out : Path
+        Gets ``quickstart.ipynb`` and ``quickstart.html``, and from the lesson ``source.wav``,
+        ``reconstruction.wav``, ``edit.wav``, ``spectrograms.png`` and ``scores.json``.
+    parameters : dict
+        Of the lesson's parameter cell.
+
+    Raises
+    ------
+    PapermillExecutionError
+        If a cell fails; the notebook up to there is kept.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    notebook = out / "quickstart.ipynb"
+    papermill.execute_notebook(LESSON, notebook, parameters, cwd=out, kernel_name="python3")
+    page, _ = HTMLExporter().from_notebook_node(without_widgets(notebook))
+    (out / "quickstart.html").write_text(page, encoding="utf-8")
+
+
+def without_widgets(path: Path) -> nbformat.NotebookNode:
+    """Read a notebook without progress bars and buttons, which are dead on a page."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        outputs = cell.get("outputs", [])
+        cell.outputs = [output for output in outputs if WIDGET not in output.get("data", {})]
+    return notebook
+
+
+def report(out: Path) -> None:
+    """Print the scores of the edit, and where things are."""
+    scores = json.loads((out / "scores.json").read_text())
+    text, audio = scores["text_clap"], scores["audio_clap"]
+    print(f"“{scores['prompt']}”, η = {scores['eta']:g}, {scores['clap']} CLAP")
+    print(f"Text CLAP  {text:.3f}\nAudio CLAP {audio:.3f}\nsum        {text + audio:.3f}")
+    print(f"Listen: {out / 'source.wav'}, {out / 'edit.wav'}")
+    print(f"Look:   {out / 'quickstart.html'}, {out / 'quickstart.ipynb'}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m helpers.demo", description="Edit a recording with a sentence."
+    )
+    parser.add_argument("--audio", type=Path, help="recording (default: a synthetic telephone)")
+    parser.add_argument("--start", type=float, help="where to begin in a longer one, in seconds")
+    parser.add_argument("--prompt", help="what the edit should sound like")
+    parser.add_argument("--eta", type=float, help="0 reconstructs, 1 follows the prompt")
+    parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of results")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise a ValueError with one sentence, before any work, if the input cannot be used."""
+    if options.audio is not None:
+        load_clip(options.audio, options.start)
+    elif options.start is not None:
+        raise ValueError("A start needs a recording: name one with --audio (AUDIO=path).")
+    if options.prompt is not None and not options.prompt.strip():
+        raise ValueError("The prompt is empty: describe the sound you want, e.g. 'a dog barking'.")
+    if options.eta is not None:
+        check_eta(options.eta)
+    if options.out.exists() and not options.out.is_dir():
+        raise ValueError(f"{options.out} is a file: name a folder for the results.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

