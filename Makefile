@@ -7,10 +7,11 @@ run = .venv/bin/python -m
 # What `make demo` is asked reaches the shell through the environment, letter for letter, so that
 # spaces, quotes and dollars survive.
 override AUDIO := $(value AUDIO)
+override START := $(value START)
 override PROMPT := $(value PROMPT)
 override OUT := $(value OUT)
 override ETA := $(value ETA)
-export AUDIO PROMPT OUT ETA
+export AUDIO START PROMPT OUT ETA
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
@@ -27,9 +28,9 @@ setup: .venv/.complete ## make the environment .venv (PYTHON=… names the inter
 	Python 3.11 or newer, or name one with PYTHON=/path/to/python3.11." >&2; exit 1; }
 	@$(PYTHON) helpers/set_up.py
 
-demo: setup ## edit a recording (AUDIO=path PROMPT="a rooster crowing" OUT=dir ETA=0.6)
-	@$(run) helpers.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(PROMPT),--prompt "$$PROMPT") \
-	$(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
+demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crowing" OUT=dir ETA=0.6)
+	@$(run) helpers.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
+	$(if $(PROMPT),--prompt "$$PROMPT") $(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
 
 test: export HF_HUB_OFFLINE = 1
 test: setup ## run all tests: the package's, then every notebook as stored

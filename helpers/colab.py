@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 
@@ -49,11 +50,11 @@ def install(folder: str | Path) -> list[str]:
 def _imported() -> list[str]:
     """Distributions of which the running kernel has imported something."""
     distributions = packages_distributions()
-    return sorted({name for module in set(sys.modules) & set(distributions)
-                   for name in distributions[module]})  # fmt: skip
+    modules = set(sys.modules) & set(distributions)
+    return sorted({name for module in modules for name in distributions[module]})
 
 
-def _versions(names) -> dict[str, str]:
+def _versions(names: Iterable[str]) -> dict[str, str]:
     """Installed versions of those that are installed."""
     found = {}
     for name in names:

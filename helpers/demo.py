@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def lesson_parameters(options: argparse.Namespace) -> dict[str, object]:
-    """What to set in the lesson's parameter cell; what was not asked for keeps its default."""
+    """Parameters for the lesson's cell; what was not asked for keeps its default."""
     asked = {"prompt": options.prompt, "eta": options.eta, "start": options.start}
     if options.audio is not None:
         asked["audio_path"] = str(options.audio.resolve())
@@ -61,7 +61,7 @@ def lesson_parameters(options: argparse.Namespace) -> dict[str, object]:
 
 
 def edit(out: Path, parameters: dict[str, object]) -> None:
-    """Run the lesson into a folder, and make a page of it.
+    """Run the lesson into a folder that exists, and make a page of it.
 
     Parameters
     ----------
@@ -76,10 +76,10 @@ def edit(out: Path, parameters: dict[str, object]) -> None:
     PapermillExecutionError
         If a cell fails; the notebook up to there is kept.
     """
-    out.mkdir(parents=True, exist_ok=True)
     notebook = out / "quickstart.ipynb"
     papermill.execute_notebook(LESSON, notebook, parameters, cwd=out, kernel_name="python3")
-    page, _ = HTMLExporter().from_notebook_node(without_widgets(notebook))
+    title = {"metadata": {"name": "Quickstart"}}
+    page, _ = HTMLExporter().from_notebook_node(without_widgets(notebook), title)
     (out / "quickstart.html").write_text(page, encoding="utf-8")
 
 
@@ -88,8 +88,8 @@ def without_widgets(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
-        outputs = cell.get("outputs", [])
-        cell.outputs = [output for output in outputs if WIDGET not in output.get("data", {})]
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
     return notebook
 
 
@@ -125,8 +125,10 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("The prompt is empty: describe the sound you want, e.g. 'a dog barking'.")
     if options.eta is not None:
         check_eta(options.eta)
-    if options.out.exists() and not options.out.is_dir():
-        raise ValueError(f"{options.out} is a file: name a folder for the results.")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{options.out} cannot be made a folder: name another.") from error
 
 
 if __name__ == "__main__":

@@ -59,6 +59,13 @@ def test_players_are_equally_loud_and_do_not_clip(clips):
     assert max(np.abs(w).max() for w in waveforms) < 1.0
 
 
+def test_clicks_do_not_clip_when_compressed():
+    clicks = np.random.default_rng(0).standard_normal(4 * SAMPLE_RATE) * 1e-3
+    clicks[8_000::16_000] = 1.0
+    [waveform] = decoded(players([Clip.from_waveform(clicks, SAMPLE_RATE)]).data)
+    assert 0.4 < np.abs(waveform).max() < 1.0
+
+
 def test_players_stand_in_one_table_under_their_titles(clips):
     html = players(clips).data
     assert html.count("<table>") == 1

@@ -218,7 +218,7 @@ def checkout(tmp_path):
 
 def make(folder, *arguments):
     environment = {
-        k: v for k, v in os.environ.items() if k not in {"AUDIO", "PROMPT", "OUT", "ETA"}
+        k: v for k, v in os.environ.items() if k not in {"AUDIO", "START", "PROMPT", "OUT", "ETA"}
     }
     environment = {k: v for k, v in environment.items() if not k.startswith("MAKE")} | {"LANG": "C"}
     return subprocess.run(

@@ -12,7 +12,7 @@ from helpers.display.players import checked_titles
 
 DECIBELS = 20 / np.log(10)  # per unit of natural logarithm
 RANGE = 70.0  # dB below the loudest value that are told apart
-TICKS = (0.25, 0.5, 1, 2, 4)  # kHz
+TICKS = (0.5, 1, 2, 4)  # kHz
 
 
 def spectrograms(clips: list[Clip], titles: list[str] | None = None) -> Figure:

@@ -6,10 +6,13 @@ import base64
 import io
 from html import escape
 
+import numpy as np
 import soundfile
 from IPython.display import HTML
 
 from helpers.audio import SAMPLE_RATE, Clip, match_loudness
+
+HEADROOM = 0.85  # highest peak before compression, which raises peaks by a few per cent
 
 
 def players(clips: list[Clip], titles: list[str] | None = None) -> HTML:
@@ -28,8 +31,11 @@ def players(clips: list[Clip], titles: list[str] | None = None) -> HTML:
     ValueError
         If there are no clips, or not as many titles as clips.
     """
-    rows = zip(checked_titles(clips, titles), match_loudness(clips), strict=True)
-    return HTML(f"<table>{''.join(_row(title, clip) for title, clip in rows)}</table>")
+    titles = checked_titles(clips, titles)
+    waveforms = [clip.waveform for clip in match_loudness(clips)]
+    gain = HEADROOM / max(HEADROOM, *(np.abs(waveform).max() for waveform in waveforms))
+    rows = [_row(title, gain * w) for title, w in zip(titles, waveforms, strict=True)]
+    return HTML(f"<table>{''.join(rows)}</table>")
 
 
 def checked_titles(clips: list[Clip], titles: list[str] | None) -> list[str]:
@@ -43,15 +49,15 @@ def checked_titles(clips: list[Clip], titles: list[str] | None) -> list[str]:
     return titles
 
 
-def _row(title: str, clip: Clip) -> str:
-    source = f"data:audio/mpeg;base64,{base64.b64encode(_mp3(clip)).decode()}"
+def _row(title: str, waveform: np.ndarray) -> str:
+    source = f"data:audio/mpeg;base64,{base64.b64encode(_mp3(waveform)).decode()}"
     return (
         f'<tr><td style="text-align: left">{escape(title)}</td>'
         f'<td><audio controls preload="metadata" src="{source}"></audio></td></tr>'
     )
 
 
-def _mp3(clip: Clip) -> bytes:
+def _mp3(waveform: np.ndarray) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, clip.waveform, SAMPLE_RATE, format="MP3", compression_level=0.2)
+    soundfile.write(file, waveform, SAMPLE_RATE, format="MP3", compression_level=0.2)
     return file.getvalue()

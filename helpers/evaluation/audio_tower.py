@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch.nn import functional
 
 from helpers.audio import LOG_FLOOR
 
-WIDTHS = (32, 64, 96, 128, 192)
+WIDTHS = (32, 64, 128, 192, 256)
 EMBEDDING_WIDTH = 256
 SENTENCE_WIDTH = 384
 
@@ -36,18 +37,15 @@ class AudioTower(_Saved):
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        blocks, width_in = [], 1
-        for width in WIDTHS:
+        # A stem of 4 frames × 2 bins; then every block halves both axes.
+        blocks = [nn.Conv2d(1, WIDTHS[0], (8, 4), stride=(4, 2), padding=(2, 1))]
+        for width_in, width in pairwise((WIDTHS[0], *WIDTHS)):
             blocks += [
-                nn.Conv2d(width_in, width, 3, stride=2 if width_in == 1 else 1, padding=1),
-                nn.GroupNorm(8, width),
-                nn.SiLU(),
-                nn.Conv2d(width, width, 3, padding=1, groups=8),
+                nn.Conv2d(width_in, width, 3, padding=1),
                 nn.GroupNorm(8, width),
                 nn.SiLU(),
                 nn.AvgPool2d(2),
             ]
-            width_in = width
         self.features = nn.Sequential(*blocks)
         self.head = nn.Linear(2 * WIDTHS[-1], outputs)
 

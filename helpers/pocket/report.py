@@ -278,7 +278,6 @@ def _griffin_lim(log_mel: torch.Tensor) -> Clip:
         n_fft=N_FFT,
         hop_length=HOP_LENGTH,
         power=1.0,
-        length=log_mel.shape[2] * HOP_LENGTH,
     )
     return Clip(waveform.astype(np.float32), "Griffin-Lim")
 

@@ -61,7 +61,7 @@ RECIPES = {
         vae=Schedule(1_800, 1e-3, 16),
         vocoder=Schedule(1_200, 1e-3, 16),
         clap=Schedule(700, 1e-3, 32),
-        classifier=Schedule(700, 1e-3, 32),
+        classifier=Schedule(800, 1e-3, 32),
         unet=Schedule(1_500, 5e-4, 16),
     ),
     "gpu": Recipe(

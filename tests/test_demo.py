@@ -1,0 +1,139 @@
+"""The demo's command line: what it asks of the lesson, and what it says to bad input."""
+
+import json
+
+import nbformat
+import numpy as np
+import pytest
+import soundfile
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from papermill.exceptions import PapermillExecutionError
+
+from helpers import demo
+
+
+@pytest.fixture
+def recording(tmp_path):
+    """Twelve seconds at 8 kHz: longer than a clip."""
+    path = tmp_path / 'a dog\'s "bark".wav'
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 12 * 8_000), 8_000)
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Parameters that the lesson would have been run with; it is not run."""
+    runs = []
+
+    def edit(out, parameters):
+        runs.append(parameters)
+        scores = {"prompt": "a bell", "eta": 0.6, "clap": "pocket"}
+        scores |= {"text_clap": 0.25, "audio_clap": 0.5}
+        (out / "scores.json").write_text(json.dumps(scores))
+
+    monkeypatch.setattr(demo, "edit", edit)
+    return runs
+
+
+def test_without_options_the_lesson_keeps_its_defaults(asked, tmp_path):
+    assert demo.main(["--out", str(tmp_path)]) == 0
+    assert asked == [{"output_folder": str(tmp_path), "other_prompt": ""}]
+
+
+def test_what_is_asked_reaches_the_lesson(asked, recording, tmp_path):
+    out = tmp_path / "results of mine"
+    options = ["--audio", recording, "--start", 1, "--prompt", "a $5 bell", "--eta", "-0.25"]
+    assert demo.main([*map(str, options), "--out", str(out)]) == 0
+    [parameters] = asked
+    assert parameters["audio_path"] == str(recording)
+    assert parameters["prompt"] == "a $5 bell"
+    assert (parameters["start"], parameters["eta"]) == (1.0, -0.25)
+    assert parameters["output_folder"] == str(out)
+
+
+def test_it_prints_both_scores_and_their_sum(asked, tmp_path, capsys):
+    demo.main(["--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "Text CLAP  0.250" in printed
+    assert "Audio CLAP 0.500" in printed
+    assert "sum        0.750" in printed
+    assert str(tmp_path / "edit.wav") in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--audio", "nothing.wav"], "no file nothing.wav"),
+        (["--audio", "{text}"], "cannot be read as audio"),
+        (["--audio", "{recording}"], "lasts 12.00 s"),
+        (["--audio", "{recording}", "--start", "12.5"], "choose a start"),
+        (["--start", "1"], "needs a recording"),
+        (["--prompt", "  "], "prompt is empty"),
+        (["--eta", "7"], "η is 7.0"),
+        (["--eta", "nan"], "η is nan"),
+        (["--out", "{text}"], "cannot be made a folder"),
+    ],
+)
+def test_bad_input_gets_one_sentence(options, words, asked, recording, tmp_path, capsys):
+    text = tmp_path / "notes.wav"
+    text.write_text("not audio")
+    options = [option.format(recording=recording, text=text) for option in options]
+    assert demo.main(["--out", str(tmp_path / "out"), *options]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert words in printed.err
+    assert printed.err.count("\n") == 1
+    assert asked == []
+
+
+def test_an_unknown_option_is_refused():
+    with pytest.raises(SystemExit, match="2"):
+        demo.main(["--eta", "strong"])
+
+
+def test_a_lesson_that_stops_says_why(monkeypatch, tmp_path, capsys):
+    def edit(out, parameters):
+        raise PapermillExecutionError(0, 1, "", "DataError", "The model is missing.", [])
+
+    monkeypatch.setattr(demo, "edit", edit)
+    assert demo.main(["--out", str(tmp_path)]) == 1
+    assert "The lesson stopped: The model is missing." in capsys.readouterr().err
+
+
+def test_the_lesson_has_every_parameter_that_the_demo_sets():
+    options = ["--audio", "a", "--start", "0", "--prompt", "p", "--eta", "1"]
+    parameters = demo.lesson_parameters(demo._parser().parse_args(options))
+    cells = nbformat.read(demo.LESSON, as_version=4).cells
+    [defaults] = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    names = {line.split(" = ")[0] for line in defaults.splitlines()}
+    assert set(parameters) <= names
+
+
+def test_a_small_lesson_runs_and_becomes_a_page(monkeypatch, tmp_path):
+    lesson = new_notebook(
+        cells=[
+            new_markdown_cell("# Lesson"),
+            new_code_cell("prompt = 'nothing'", metadata={"tags": ["parameters"]}),
+            new_code_cell("from IPython.display import HTML\nHTML(f'<b>heard {prompt}</b>')"),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
+    )
+    nbformat.write(lesson, tmp_path / "lesson.ipynb")
+    monkeypatch.setattr(demo, "LESSON", tmp_path / "lesson.ipynb")
+    demo.edit(tmp_path, {"prompt": 'a "$5" bell'})
+    page = (tmp_path / "quickstart.html").read_text()
+    assert '<b>heard a "$5" bell</b>' in page
+    assert "<title>Quickstart</title>" in page
+    assert (tmp_path / "quickstart.ipynb").is_file()
+
+
+def test_progress_bars_do_not_get_into_the_page(tmp_path):
+    bar = new_output("display_data", {demo.WIDGET: {"model_id": "1"}, "text/plain": "0%"})
+    player = new_output("display_data", {"text/html": "<audio>"})
+    cells = [new_markdown_cell("# Lesson"), new_code_cell("run()", outputs=[bar, player])]
+    path = tmp_path / "lesson.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"widgets": {}}), path)
+    notebook = demo.without_widgets(path)
+    assert notebook.cells[1].outputs == [player]
+    assert "widgets" not in notebook.metadata
+    nbformat.validate(notebook)
