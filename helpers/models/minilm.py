@@ -29,7 +29,7 @@ class MiniLM:
         folder = _folder()
         _check_weights(folder / "model.safetensors")
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = BertModel.from_pretrained(folder, add_pooling_layer=False).eval()
+        self.model = BertModel.from_pretrained(folder).eval()
         self.model.requires_grad_(False)
 
     @torch.no_grad()

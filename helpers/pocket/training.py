@@ -59,7 +59,7 @@ RECIPES = {
     "cpu": Recipe(
         scenes=6_000,
         vae=Schedule(1_800, 1e-3, 16),
-        vocoder=Schedule(1_200, 1e-3, 16),
+        vocoder=Schedule(2_000, 1e-3, 16),
         clap=Schedule(700, 1e-3, 32),
         classifier=Schedule(800, 1e-3, 32),
         unet=Schedule(1_500, 5e-4, 16),
