@@ -16,7 +16,6 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import SpeechT5HifiGan
 
 from helpers.audio import CLIP_SAMPLES, Clip
 
@@ -160,8 +159,8 @@ class LatentAudioModel:
         A diffusers UNet: ``unet(latent, timestep, **Conditioning.unet_inputs()).sample``.
     vae : AutoencoderKL
         Over log-mel spectrograms (batch, 1, 1024, 64); ``scaling_factor`` in its config.
-    vocoder : SpeechT5HifiGan
-        Turns log-mels (batch, 1024, 64) into waveforms at 16 kHz.
+    vocoder : nn.Module
+        A SpeechT5HifiGan or the like; turns log-mels (batch, 1024, 64) into waveforms at 16 kHz.
     noise_schedule : SchedulerMixin
         The schedule that Eq. 1 is trained on (betas and ``prediction_type``) and samplers inherit.
     text_encoder : callable
@@ -175,7 +174,7 @@ class LatentAudioModel:
     name: str
     unet: nn.Module
     vae: AutoencoderKL
-    vocoder: SpeechT5HifiGan
+    vocoder: nn.Module
     noise_schedule: SchedulerMixin
     text_encoder: Callable[[list[str]], Conditioning]
     latent_shape: tuple[int, int, int]
@@ -238,7 +237,7 @@ class LatentAudioModel:
     @torch.no_grad()
     def vocode(self, log_mel: Tensor) -> Tensor:
         """Waveforms, float32, shape (batch, 163840), of log-mels (batch, 1, 1024, 64)."""
-        log_mel = log_mel.to(self.device, next(self.vocoder.parameters()).dtype)
+        log_mel = log_mel.to(self.device, next(self.vocoder.parameters(), log_mel).dtype)
         return self.vocoder(log_mel[:, 0])[:, :CLIP_SAMPLES].float()
 
     def decode(self, latent: Tensor, like: Clip | None = None, name: str = "decoded") -> Clip:

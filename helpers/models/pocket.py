@@ -13,6 +13,7 @@ from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
 from helpers.audio import SAMPLE_RATE
 from helpers.data import data_path
+from helpers.models.griffin_lim import GriffinLim
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.minilm import load_minilm
 
@@ -132,7 +133,7 @@ def load_pocket(folder: Path | None = None) -> LatentAudioModel:
         name="pocket",
         unet=PocketUNet.from_pretrained(folder / "unet"),
         vae=PocketAutoencoder.from_pretrained(folder / "vae"),
-        vocoder=SpeechT5HifiGan.from_pretrained(folder / "vocoder").float(),
+        vocoder=GriffinLim(),
         noise_schedule=DDPMScheduler(**NOISE_SCHEDULE),
         text_encoder=load_minilm(),
         latent_shape=LATENT_SHAPE,

@@ -14,12 +14,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import librosa
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from helpers.audio import HOP_LENGTH, N_FFT, SAMPLE_RATE, Clip, load_clip
+from helpers.audio import SAMPLE_RATE, Clip, load_clip
 from helpers.data import data_path, load_registry
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.nonrigid import PRESETS, NonRigidEdit
@@ -56,7 +55,6 @@ EDITS = (
 TARGETS = {
     "vae_log_mel_error": ("≤ 0.50", "0.30"),
     "vocoder_log_mel_error": ("≤ 0.50", "0.25"),
-    "griffin_lim_log_mel_error": ("–", "–"),
     "clap_zero_shot_accuracy": ("≥ 75 %", "90 %"),
     "classifier_accuracy": ("–", "–"),
     "generation_accuracy": ("≥ 60 %", "85 %"),
@@ -120,19 +118,16 @@ class Report:
         return [(r.info["label"], load_clip(registry.fetch(r))) for r in registry.select(fold=FOLD)]
 
     def reconstruction(self) -> dict[str, object]:
-        """Autoencoder and vocoder alone, and Griffin-Lim beside it, on real recordings."""
-        vae, vocoder, griffin_lim = [], [], []
-        for index, (_, clip) in enumerate(tqdm(self.recordings, desc="reconstruction")):
+        """Autoencoder alone and vocoder alone, on real recordings."""
+        vae, vocoder = [], []
+        for _, clip in tqdm(self.recordings, desc="reconstruction"):
             log_mel = clip.log_mel()
             vae.append(_error(self.model.decode_log_mel(self.model.encode(clip)), log_mel, clip))
             heard = Clip(self.model.vocode(log_mel)[0].numpy())
             vocoder.append(_error(heard.log_mel(), log_mel, clip))
-            if index % 4 == 0:
-                griffin_lim.append(_error(_griffin_lim(log_mel).log_mel(), log_mel, clip))
         return {
             "vae_log_mel_error": float(np.mean(vae)),
             "vocoder_log_mel_error": float(np.mean(vocoder)),
-            "griffin_lim_log_mel_error": float(np.mean(griffin_lim)),
         }
 
     def recognition(self) -> dict[str, object]:
@@ -269,17 +264,6 @@ def write_table(card: Path, table: str) -> None:
 def _error(a: torch.Tensor, b: torch.Tensor, clip: Clip) -> float:
     """Mean absolute log-mel difference (natural log) over the recording's own frames."""
     return float((a - b).abs()[:, :, : clip.frames].mean())
-
-
-def _griffin_lim(log_mel: torch.Tensor) -> Clip:
-    waveform = librosa.feature.inverse.mel_to_audio(
-        log_mel[0, 0].exp().numpy().T,
-        sr=SAMPLE_RATE,
-        n_fft=N_FFT,
-        hop_length=HOP_LENGTH,
-        power=1.0,
-    )
-    return Clip(waveform.astype(np.float32), "Griffin-Lim")
 
 
 def _ratio(rows: list[dict[str, float]], name: str) -> float:
