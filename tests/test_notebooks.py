@@ -13,7 +13,7 @@ import soundfile
 from nbformat import NotebookNode
 
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
-from helpers.pocket.classifier import name_sounds
+from helpers.evaluation.clap import load_clap
 
 LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 SECTIONS = [
@@ -120,10 +120,12 @@ def test_links_lead_somewhere(lesson):
         assert (LESSONS[0].parent / target).exists(), target
 
 
-def test_the_quickstart_edit_is_heard_as_its_sentence():
-    """The independent classifier hears a telephone first, and knocks at the strongest edit."""
-    quickstart = player_sounds(nbformat.read(LESSONS[0], as_version=4))[:5]
-    clips = [Clip(waveform, title) for title, waveform in quickstart]
-    heard = name_sounds(clips)
-    assert heard[:2] == ["phone_ringing"] * 2
-    assert heard[4] == "door_knock"
+def test_the_quickstart_edit_moves_from_the_recording_to_the_sentence():
+    """Stored sounds: Text CLAP grows with η and Audio CLAP falls."""
+    (_, source), *rest = player_sounds(nbformat.read(LESSONS[0], as_version=4))[:5]
+    source, edits = Clip(source), [Clip(waveform, title) for title, waveform in rest]
+    clap = load_clap("pocket")
+    text = [clap.text_score(edit, "Sound of knocking on the door") for edit in edits]
+    audio = [clap.audio_score(edit, source) for edit in edits]
+    assert text[-1] > text[0]
+    assert audio[0] > audio[-1]
