@@ -107,9 +107,8 @@ class Report:
                 self.figures.update(measure())
                 content = {"model": self.model.fingerprint, "figures": self.figures}
                 self.path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-        table = self.table()
-        write_table(self.folder / "README.md", table)
-        print(table)
+                write_table(self.folder / "README.md", self.table())
+        print(self.table())
 
     @cached_property
     def recordings(self) -> list[tuple[str, Clip]]:
@@ -244,6 +243,9 @@ class Report:
         """Return the figures as a Markdown table."""
         lines = ["| figure | at least | aim | measured |", "|---|---|---|---|"]
         for name, (least, aim) in TARGETS.items():
+            if name not in self.figures:
+                lines.append(f"| {name.replace('_', ' ')} | {least} | {aim} | not measured yet |")
+                continue
             value = self.figures[name]
             interval = self.figures.get(f"{name}_interval")
             shown = f"{100 * value:.0f} %" if "accuracy" in name else f"{value:.2f}"
