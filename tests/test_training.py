@@ -68,6 +68,50 @@ def test_the_vocoder_loss_is_zero_for_the_same_waveform_and_grows_with_noise(ren
     assert 0 < slightly < heavily
 
 
+def test_augmented_mels_keep_their_shape_and_range_and_half_are_smeared(rendered):
+    mels = torch.stack([rendered.log_mel(i)[None] for i in range(16)])
+    augmented = training._augmented(mels, np.random.default_rng(0))
+    assert augmented.shape == mels.shape
+    assert augmented.dtype == torch.float32
+    assert augmented.min() > -11.6
+
+    def roughness(batch):
+        return (batch[:, :, 1:] - batch[:, :, :-1]).abs().mean((1, 2, 3))
+
+    smoother = roughness(augmented) < 0.6 * roughness(mels)
+    assert 3 <= smoother.sum() <= 13
+
+
+def test_a_lost_thin_line_costs_four_times_a_lost_plain_bin():
+    plain = torch.full((1, 1, 4, 64), -8.0)
+    line = plain.clone()
+    line[..., 20] = -2.0  # stands more than 3 above its surroundings
+    on_line, beside = line.clone(), line.clone()
+    on_line[..., 20] -= 1
+    beside[..., 40] -= 1
+    lost_line = training.reconstruction_error(on_line, line)
+    lost_bin = training.reconstruction_error(beside, line)
+    assert training.reconstruction_error(line, line) == 0
+    assert lost_line / lost_bin == pytest.approx(4)
+
+
+def test_a_stage_goes_on_from_another_models_weights(tmp_path, rendered):
+    schedule = loop.Schedule(1, 1e-6, 2)
+    recipe = training.Recipe(20, *[schedule] * 5)
+    first = training.Workshop(tmp_path, recipe)
+    first.folder.joinpath("training").symlink_to(rendered.folder)
+    first.classifier()
+    second = training.Workshop(tmp_path / "second", recipe, start=first.folder / "weights")
+    second.folder.joinpath("training").symlink_to(rendered.folder)
+    second.classifier()
+    before, after = (
+        training.AudioTower(len(training.LABELS)).load(w.weights("classifier"))
+        for w in (first, second)
+    )
+    for a, b in zip(before.parameters(), after.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-2)
+
+
 def loss_of(model, rng):
     inputs = torch.from_numpy(rng.standard_normal((8, 4)).astype(np.float32))
     return (model(inputs) - inputs.sum(1, keepdim=True)).float().square().mean()

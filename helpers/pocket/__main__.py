@@ -1,7 +1,7 @@
 """Make and measure the pocket model.
 
-``python -m helpers.pocket [stage …] [--recipe cpu] [--folder DIR]`` trains it, or the stages named;
-``python -m helpers.pocket report`` measures the weights in ``data/pocket``.
+``python -m helpers.pocket [stage …] [--recipe cpu] [--folder DIR] [--start DIR]`` trains it, or
+the stages named; ``python -m helpers.pocket report`` measures the weights in ``data/pocket``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, default=Path(pooch.os_cache("audio-editing")) / "pocket-training"
     )
+    parser.add_argument("--start", type=Path, help="go on from a model's weights: data/pocket")
     options = parser.parse_args()
     if options.stages == ["report"]:
         report.main()
         return
-    workshop = Workshop(options.folder, RECIPES[options.recipe])
+    workshop = Workshop(options.folder, RECIPES[options.recipe], options.start)
     unknown = set(options.stages) - set(workshop.stages)
     if unknown:
         parser.error(f"unknown stage {sorted(unknown)}: choose from {list(workshop.stages)}")

@@ -22,6 +22,7 @@ from helpers.pocket.vocabulary import LABELS, RELATIONS, compose, single_caption
 
 TRAINING_FOLDS = (1, 2, 3, 4)
 CAPTIONS_PER_SCENE = 4
+FOREGROUND_METRES, BACKGROUND_METRES = (1, 8), (15, 60)
 RECORDED_LABELS = tuple(label for label in LABELS if label not in foley.LABELS)
 
 
@@ -51,9 +52,7 @@ class Scene:
 def recordings(label: str, folds: tuple[int, ...] = TRAINING_FOLDS) -> tuple[np.ndarray, ...]:
     """ESC-10 recordings of a class at 16 kHz, trimmed of digital silence, float32, peak 1."""
     registry = load_registry("esc10")
-    chosen = [
-        r for r in registry.recordings if r.info["label"] == label and int(r.info["fold"]) in folds
-    ]
+    chosen = [r for fold in folds for r in registry.select(fold=fold, label=label)]
     return tuple(_read_trimmed(registry.fetch(recording)) for recording in chosen)
 
 
@@ -93,7 +92,7 @@ def make_scene(
     for index, (start, seconds) in enumerate(_slots(rng, len(labels), relation)):
         waveform, event_onsets = _event(rng, labels[index], seconds, folds)
         behind = relation == "background" and index > 0
-        distance = rng.uniform(0.4, 0.8) if behind else rng.uniform(0, 0.4)
+        distance = rng.uniform(*(BACKGROUND_METRES if behind else FOREGROUND_METRES))
         level = 10 ** (rng.uniform(-14, -7) / 20) if behind else 10 ** (rng.uniform(-5, 0) / 20)
         waveform = foley.place_at_distance(waveform, distance)
         if rng.random() < 0.3:
