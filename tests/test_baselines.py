@@ -1,0 +1,524 @@
+"""Baselines, floors and ablations against hand-computed values."""
+
+import dataclasses
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AudioLDM2UNet2DConditionModel, DDIMScheduler
+from tiny import CHANNELS, TINY_SHAPE, WIDTH, tiny_clip, tiny_model
+from torch import nn
+
+from helpers.baselines import METHODS, methods_for
+from helpers.baselines.audioldm_inpainting import AudioLDMInpainting
+from helpers.baselines.ddpm_inversion import DDPMInversion, invert, posterior_mean, regenerate
+from helpers.baselines.floors import Generation, Source
+from helpers.baselines.method import EDITS, encode_source
+from helpers.baselines.ours import Ours, OursWithoutStep1, without_step_2
+from helpers.baselines.sdedit import AUDIOLDM_STYLE_TRANSFER, SDEDIT, SDEdit
+from helpers.editing import EditSettings, Gap, NonRigidEdit
+from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
+from helpers.editing.finetuning import FinetuningSettings, finetune
+from helpers.editing.inpainting import MaskError, latent_mask, sample_mask
+from helpers.editing.interpolation import SamplingSettings, interpolate, sample
+from helpers.models.latent_audio_model import PromptError
+
+PROMPT = "a dog barking"
+GAP = Gap(1, 2)
+STEPS = 4
+SAMPLING = SamplingSettings(steps=STEPS, guidance_scale=2.0, strength=0.8)
+SETTINGS = EditSettings(
+    EmbeddingSettings(steps=2, learning_rate=5e-2),
+    FinetuningSettings(steps=2, learning_rate=1e-2, lora_rank=2),
+    SAMPLING,
+)
+TINY_METHODS = {
+    "ours": Ours(
+        dataclasses.replace(
+            SETTINGS, finetuning=dataclasses.replace(SETTINGS.finetuning, lora_rank=None)
+        )
+    ),
+    "ours-lora": Ours(SETTINGS, "Ours (LoRA)"),
+    "ours-without-step1": OursWithoutStep1(SETTINGS),
+    "ours-without-step2": without_step_2(SETTINGS),
+    "sdedit": SDEdit(dataclasses.replace(SAMPLING, ddim_eta=1.0)),
+    "audioldm-inpainting": AudioLDMInpainting(steps=STEPS),
+    "ddpm-inversion": DDPMInversion(steps=STEPS),
+    "generation": Generation(SAMPLING),
+    "source": Source(),
+}
+TRAINING_FREE = ["sdedit", "audioldm-inpainting", "ddpm-inversion", "generation"]
+FILLING = ["sdedit", "audioldm-inpainting", "generation", "ours-lora"]
+MODEL_FORMS = ["TANGO's", "AudioLDM's", "AudioLDM 2's"]
+
+every_method = pytest.mark.parametrize("key", TINY_METHODS)
+every_form = pytest.mark.parametrize("form", MODEL_FORMS)
+every_prediction = pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+
+
+def model_of(form, prediction_type):
+    """A tiny model that listens as the named one does."""
+    if form == "AudioLDM 2's":
+        model = tiny_model(prediction_type, streams=2)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            unet = AudioLDM2UNet2DConditionModel(
+                in_channels=CHANNELS,
+                out_channels=CHANNELS,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+                up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+                block_out_channels=(8, 16),
+                layers_per_block=1,
+                norm_num_groups=4,
+                attention_head_dim=2,
+                cross_attention_dim=((None, WIDTH, WIDTH),) * 2,
+            )
+        model.unet = unet.eval().requires_grad_(False)
+        return model
+    return tiny_model(prediction_type, pooled=form == "AudioLDM's")
+
+
+class KnownUNet(nn.Module):
+    """Outputs one value everywhere and remembers what it was shown."""
+
+    def __init__(self, value=0.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(float(value)), requires_grad=False)
+        self.seen = []
+
+    def forward(self, latent, timesteps, **inputs):
+        self.seen.append((int(timesteps[0]), latent[-1:].clone()))
+        return SimpleNamespace(sample=torch.full_like(latent, float(self.weight)))
+
+    @property
+    def timesteps(self):
+        return [timestep for timestep, _ in self.seen]
+
+
+@pytest.fixture
+def source(model, clip):
+    return model.encode(clip)
+
+
+def sweep(key, model, clip, strengths, gap=None, **options):
+    method = TINY_METHODS[key]
+    if gap is None and "addition" not in method.edits:
+        gap = GAP
+    return method.sweep(model, clip, PROMPT, strengths, gap, progress=False, **options)
+
+
+def same(one, other, tolerance=1e-4):
+    return np.allclose(one.waveform, other.waveform, atol=tolerance)
+
+
+def alpha_bar(timestep):
+    """Of the tiny model's schedule, from its published definition."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    return float((1 - betas[: timestep + 1]).prod()) if timestep >= 0 else 1.0
+
+
+# --- every method --------------------------------------------------------------------------------
+
+
+@every_method
+def test_a_sweep_is_what_each_strength_gives_alone(key, model, clip, tmp_path):
+    strengths = TINY_METHODS[key].strengths[-2:]
+    swept = sweep(key, model, clip, strengths, folder=tmp_path)
+    assert len(swept) == len(strengths)
+    for strength, edit in zip(strengths, swept, strict=True):
+        [alone] = sweep(key, model, clip, [strength], folder=tmp_path)
+        assert same(alone, edit)
+        assert len(edit.waveform) == len(clip.waveform)
+
+
+@pytest.mark.parametrize("key", [*TRAINING_FREE, "ours-without-step1"])
+def test_a_run_is_repeated_exactly_whatever_the_global_generator_does(key, model, clip):
+    strengths = TINY_METHODS[key].strengths[-1:]
+    [first] = sweep(key, model, clip, strengths)
+    torch.randn(7)
+    [second] = sweep(key, model, clip, strengths)
+    assert np.array_equal(first.waveform, second.waveform)
+
+
+@pytest.mark.parametrize("key", TRAINING_FREE)
+@every_form
+def test_the_knob_works_on_every_form_of_model(key, form, clip):
+    weakest, *_, strongest = TINY_METHODS[key].strengths
+    prediction_type = "v_prediction" if form == "TANGO's" else "epsilon"
+    edits = sweep(key, model_of(form, prediction_type), clip, [weakest, strongest])
+    assert not same(*edits, tolerance=1e-3)
+    assert all(np.isfinite(edit.waveform).all() for edit in edits)
+
+
+@pytest.mark.parametrize("key", FILLING)
+def test_filling_a_gap_keeps_every_observed_sample(key, model, clip):
+    observed = sample_mask(clip, GAP)
+    [edit] = sweep(key, model, clip, TINY_METHODS[key].strengths[-1:], GAP)
+    assert np.array_equal(edit.waveform[observed], clip.waveform[observed])
+    assert not np.allclose(edit.waveform[~observed], clip.waveform[~observed], atol=1e-3)
+
+
+@pytest.mark.parametrize("key", FILLING)
+def test_filling_a_gap_knows_nothing_of_what_it_held(key, model, clip):
+    waveform = clip.waveform.copy()
+    waveform[~sample_mask(clip, GAP)] *= -0.3
+    strengths = TINY_METHODS[key].strengths[-2:-1]
+    results = [
+        sweep(key, model, recording, strengths, GAP)[0].waveform
+        for recording in (clip, dataclasses.replace(clip, waveform=waveform))
+    ]
+    assert np.array_equal(*results)
+
+
+@every_method
+@pytest.mark.parametrize("strengths", [[], [0.5, float("nan")], [1000.0]])
+def test_bad_strengths_are_refused_before_any_work(key, strengths, clip):
+    model = tiny_model()
+    model.unet = KnownUNet()
+    with pytest.raises(ValueError, match=r"η|strength|share of steps|guidance scale|nothing"):
+        sweep(key, model, clip, strengths)
+    assert model.unet.seen == []
+
+
+def test_what_a_refusal_of_strengths_says(model, clip):
+    with pytest.raises(ValueError, match=r"^SDEdit's strength is 1\.5: choose above 0, up to 1\.$"):
+        sweep("sdedit", model, clip, [1.5])
+    with pytest.raises(ValueError, match=r"DDPM inversion got no share of steps.*e\.g\. \[0\.5\]"):
+        sweep("ddpm-inversion", model, clip, [])
+
+
+@pytest.mark.parametrize("key", [key for key in TINY_METHODS if key != "source"])
+def test_an_empty_prompt_is_refused(key, model, clip):
+    method = TINY_METHODS[key]
+    gap = None if "addition" in method.edits else GAP
+    with pytest.raises(PromptError, match="prompt is empty"):
+        method.sweep(model, clip, " ", [0.5], gap, progress=False)
+
+
+@pytest.mark.parametrize("key", [key for key in TINY_METHODS if key != "ddpm-inversion"])
+def test_a_gap_that_does_not_fit_is_refused(key, model, clip):
+    with pytest.raises(MaskError, match="does not lie in"):
+        sweep(key, model, clip, [0.5], Gap(2, 9))
+
+
+# --- methods_for ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["paper", "pocket"])
+def test_a_preset_has_every_method(preset):
+    methods = methods_for(preset)
+    assert list(methods) == list(TINY_METHODS)
+    for key, method in methods.items():
+        assert type(method) is type(TINY_METHODS[key])
+        assert len(method.strengths) == (1 if key == "source" else 5)
+        assert list(method.strengths) == sorted(set(method.strengths))
+        assert method.fixed_strength in method.strengths
+        assert method.edits <= EDITS
+    assert len({method.name for method in methods.values()}) == len(methods)
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="no methods for 'fastest': choose from paper, pocket"):
+        methods_for("fastest")
+
+
+def test_published_settings():
+    assert SDEDIT.sampling == SamplingSettings(steps=100, guidance_scale=3, ddim_eta=1)
+    assert {0.25, 0.5, 0.75} <= set(SDEDIT.strengths)
+    transfer = AUDIOLDM_STYLE_TRANSFER
+    assert transfer.sampling == SamplingSettings(steps=200, guidance_scale=2.5, ddim_eta=1)
+    assert transfer.fixed_strength == 0.5
+    paper = METHODS["paper"]
+    inpainting, inversion = paper["audioldm-inpainting"], paper["ddpm-inversion"]
+    assert (inpainting.steps, inpainting.ddim_eta, inpainting.fixed_strength) == (200, 1, 2.5)
+    assert (inversion.steps, inversion.fixed_strength) == (200, 0.5)
+    assert (inversion.source_guidance_scale, inversion.target_guidance_scale) == (3, 12)
+
+
+# --- SDEdit --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
+def test_sdedit_denoises_from_the_very_timestep_it_noised_to(model, clip, source, strength):
+    model.unet = unet = KnownUNet()
+    sweep("sdedit", model, clip, [strength])
+    assert unet.timesteps == [751, 501, 251, 1][-round(4 * strength) :]
+
+    noise = torch.randn((1, *TINY_SHAPE), generator=torch.Generator().manual_seed(0))
+    timestep, first = unet.seen[0]
+    signal = alpha_bar(timestep)
+    noised = math.sqrt(signal) * source + math.sqrt(1 - signal) * noise
+    assert torch.allclose(first, noise if strength == 1 else noised, atol=1e-5)
+
+
+def test_sdedit_s_gap_starts_from_noise_alone(model, clip):
+    model.unet = unet = KnownUNet()
+    sweep("sdedit", model, clip, [0.5], GAP)
+    noise = torch.randn((1, *TINY_SHAPE), generator=torch.Generator().manual_seed(0))
+    timestep, first = unet.seen[0]
+    inside = latent_mask(clip, GAP, TINY_SHAPE[1])[0, 0, :, 0] == 0
+    expected = math.sqrt(1 - alpha_bar(timestep)) * noise
+    assert torch.allclose(first[:, :, inside], expected[:, :, inside], atol=1e-6)
+
+
+def test_both_published_settings_are_one_algorithm(model, clip):
+    [one], [other] = (
+        dataclasses.replace(method, sampling=TINY_METHODS["sdedit"].sampling).sweep(
+            model, clip, PROMPT, [0.5], progress=False
+        )
+        for method in (SDEDIT, AUDIOLDM_STYLE_TRANSFER)
+    )
+    assert np.array_equal(one.waveform, other.waveform)
+    assert (one.name, other.name) == (
+        "pulses, SDEdit, strength = 0.5",
+        "pulses, AudioLDM style transfer, strength = 0.5",
+    )
+
+
+# --- AudioLDM inpainting -------------------------------------------------------------------------
+
+
+def filled(model, source, mask, **settings):
+    method = AudioLDMInpainting(steps=STEPS, **settings)
+    return method.fill(model, model.embed_text(PROMPT), source, mask, 2.0, progress=False)
+
+
+def test_inpainting_ends_in_the_source_where_it_is_kept_and_in_the_model_s_elsewhere(clip):
+    model = tiny_model("sample")
+    model.unet = KnownUNet(0.7)
+    source, mask = model.encode(clip), latent_mask(clip, GAP, TINY_SHAPE[1])
+    latent = filled(model, source, mask)
+    kept = mask.bool().expand_as(latent)
+    assert torch.equal(latent[kept], source[kept])
+    assert torch.allclose(latent[~kept], torch.tensor(0.7), atol=1e-6)
+
+
+def test_inpainting_shows_the_source_noised_to_the_step_s_own_timestep(clip):
+    model = tiny_model("sample")
+    model.unet = unet = KnownUNet(0.7)
+    source, mask = model.encode(clip), latent_mask(clip, GAP, TINY_SHAPE[1])
+    filled(model, source, mask)
+    kept = mask.bool().expand_as(source)
+    assert unet.timesteps == [751, 501, 251, 1]
+
+    noises = []
+    for timestep, latent in unet.seen:
+        signal = alpha_bar(timestep)
+        noises.append((latent - math.sqrt(signal) * source)[kept] / math.sqrt(1 - signal))
+    noises = torch.stack(noises)
+    assert torch.allclose(noises.std(dim=1), torch.ones(STEPS), atol=0.1)
+    correlations = torch.corrcoef(noises) - torch.eye(STEPS)
+    assert correlations.abs().max() < 0.2  # new noise at each step
+
+
+def test_the_gap_of_inpainting_follows_ddim(clip):
+    model = tiny_model("sample")
+    model.unet = unet = KnownUNet(0.7)
+    source, mask = model.encode(clip), latent_mask(clip, GAP, TINY_SHAPE[1])
+    filled(model, source, mask, ddim_eta=0.0)
+    gap = ~mask.bool().expand_as(source)
+    latents = [latent[gap] for _, latent in unet.seen]
+    noise = torch.randn((1, *TINY_SHAPE), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(latents[0], noise[gap])
+    signal, following = alpha_bar(751), alpha_bar(501)
+    epsilon = (latents[0] - math.sqrt(signal) * 0.7) / math.sqrt(1 - signal)
+    expected = math.sqrt(following) * 0.7 + math.sqrt(1 - following) * epsilon
+    assert torch.allclose(latents[1], expected, atol=1e-5)
+
+
+def test_inpainting_without_a_gap_is_refused(model, clip):
+    with pytest.raises(ValueError, match=r"fills a gap and got none: give gap=Gap"):
+        TINY_METHODS["audioldm-inpainting"].sweep(model, clip, PROMPT, [2.0])
+
+
+# --- DDPM inversion ------------------------------------------------------------------------------
+
+
+@every_prediction
+@pytest.mark.parametrize(("timestep", "following"), [(751, 501), (1, -249)])
+def test_the_posterior_mean_is_ddpm_s(prediction_type, timestep, following):
+    scheduler = tiny_model(prediction_type).sampler(DDIMScheduler)
+    scheduler.set_timesteps(STEPS)
+    latent, output = torch.tensor([[[[0.3]]]]), torch.tensor([[[[-0.8]]]])
+    signal, signal_next = alpha_bar(timestep), alpha_bar(following)
+    match prediction_type:
+        case "epsilon":
+            clean = (0.3 + math.sqrt(1 - signal) * 0.8) / math.sqrt(signal)
+        case "v_prediction":
+            clean = math.sqrt(signal) * 0.3 + math.sqrt(1 - signal) * 0.8
+        case "sample":
+            clean = -0.8
+    # Ho et al. (2020), Eq. 7, between two timesteps of the shortened chain
+    alpha = signal / signal_next
+    mean = math.sqrt(signal_next) * (1 - alpha) / (1 - signal) * clean
+    mean += math.sqrt(alpha) * (1 - signal_next) / (1 - signal) * 0.3
+    result = posterior_mean(scheduler, output, torch.tensor(timestep), latent)
+    assert result.item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_the_noises_of_a_hand_computed_chain():
+    model = tiny_model("sample")
+    model.unet = KnownUNet(0.5)  # always estimates x_0 = 0.5
+    source = torch.full((1, 1, 1, 1), 2.0)
+    inversion = invert(model, source, model.unconditional(), steps=2, seed=3, progress=False)
+    noise = torch.randn((2, 1, 1, 1), generator=torch.Generator().manual_seed(3)).flatten()
+
+    high, low = alpha_bar(501), alpha_bar(1)
+    first = math.sqrt(high) * 2 + math.sqrt(1 - high) * noise[0]
+    second = math.sqrt(low) * 2 + math.sqrt(1 - low) * noise[1]
+    assert torch.allclose(inversion.latents.flatten(), torch.stack([first, second]), atol=1e-5)
+    alpha = high / low
+    mean = (math.sqrt(low) * (1 - alpha) * 0.5 + math.sqrt(alpha) * (1 - low) * first) / (1 - high)
+    assert inversion.noises[0].item() == pytest.approx(float(second - mean), abs=1e-5)
+    assert inversion.noises[1].item() == pytest.approx(2 - 0.5, abs=1e-5)
+
+    model.unet.weight.fill_(0.7)  # an edit whose estimate lies 0.2 higher ends 0.2 higher
+    edited = regenerate(model, inversion, model.unconditional(), progress=False)
+    assert edited.item() == pytest.approx(2.2, abs=1e-5)
+
+
+@every_prediction
+@every_form
+def test_inversion_reproduces_the_source(prediction_type, form, clip):
+    model = model_of(form, prediction_type)
+    source, conditioning = model.encode(clip), model.embed_text("pulses of a sine")
+    inversion = invert(model, source, conditioning, 3.0, steps=4, progress=False)
+    for share in (1.0, 0.5):
+        again = regenerate(model, inversion, conditioning, 3.0, share, progress=False)
+        assert (again - source).abs().max() < 1e-4
+    edited = regenerate(model, inversion, model.embed_text(PROMPT), 12.0, 0.5, progress=False)
+    assert (edited - source).abs().max() > 1e-3
+
+
+def test_the_noise_of_each_timestep_is_its_own(model, source):
+    steps = 8
+    inversion = invert(model, source, model.unconditional(), steps=steps, progress=False)
+    noises = []
+    for timestep, latent in zip(inversion.scheduler.timesteps, inversion.latents, strict=True):
+        signal = alpha_bar(int(timestep))
+        noises.append(((latent - math.sqrt(signal) * source) / math.sqrt(1 - signal)).flatten())
+    noises = torch.stack(noises)
+    assert torch.allclose(noises.std(dim=1), torch.ones(steps), atol=0.1)
+    assert (torch.corrcoef(noises) - torch.eye(steps)).abs().max() < 0.15
+
+
+def test_a_partial_inversion_is_the_end_of_a_whole_one(model, source):
+    whole, part = (
+        invert(model, source, model.unconditional(), steps=STEPS, share=share, progress=False)
+        for share in (1.0, 0.5)
+    )
+    assert len(part.noises) == 2
+    assert torch.equal(part.noises, whole.noises[-2:])
+    assert torch.equal(part.latents, whole.latents[-2:])
+    with pytest.raises(ValueError, match="3 steps are to be run and 2 were inverted"):
+        regenerate(model, part, model.unconditional(), share=0.75, progress=False)
+
+
+def test_only_the_last_steps_are_edited(model, clip):
+    model.unet = unet = KnownUNet()
+    sweep("ddpm-inversion", model, clip, [0.25, 0.75])
+    assert unet.timesteps == [501, 251, 1] + [1] + [501, 251, 1]
+
+
+def test_a_source_prompt_is_inverted_with_its_own_guidance(model, clip):
+    described = dataclasses.replace(TINY_METHODS["ddpm-inversion"], source_prompt="a sine")
+    guided = dataclasses.replace(described, source_guidance_scale=1.0)
+    results = [
+        method.sweep(model, clip, PROMPT, [0.75], progress=False)[0]
+        for method in (TINY_METHODS["ddpm-inversion"], described, guided)
+    ]
+    assert not same(results[0], results[1])
+    assert not same(results[1], results[2])
+    own = dataclasses.replace(described, source_prompt=PROMPT, target_guidance_scale=3.0)
+    [unchanged] = own.sweep(model, clip, PROMPT, [0.75], progress=False)
+    assert same(unchanged, model.decode(model.encode(clip), clip), tolerance=1e-3)
+
+
+def test_inversion_of_a_gap_is_refused(model, clip):
+    with pytest.raises(ValueError, match="cannot fill a gap: use it for addition or style"):
+        sweep("ddpm-inversion", model, clip, [0.5], GAP)
+
+
+# --- ours and its ablations ----------------------------------------------------------------------
+
+
+def test_ours_is_the_three_steps(model, clip):
+    edits = sweep("ours-lora", model, clip, [0.2, 1.0])
+    with NonRigidEdit(model, clip, PROMPT, SETTINGS, progress=False) as edit:
+        assert all(same(*pair) for pair in zip(edits, edit.sweep([0.2, 1.0]), strict=True))
+
+
+def test_without_step_1_the_model_is_tuned_on_the_prompt_itself(model, clip, source):
+    [result] = sweep("ours-without-step1", model, clip, [0.5])
+    target = model.embed_text(PROMPT)
+    tuned = finetune(model, source, target, SETTINGS.finetuning, progress=False)
+    with tuned.enabled():
+        sampling = dataclasses.replace(SAMPLING, strength=0.5)
+        latent = sample(model, target, sampling, source, progress=False)
+    assert same(result, model.decode(latent, clip))
+    assert result.name == "pulses, Ours without Step 1, strength = 0.5"
+
+
+def test_without_step_2_the_base_model_samples_from_e_opt_to_the_prompt(model, clip, source):
+    results = sweep("ours-without-step2", model, clip, [0.0, 0.6])
+    target = model.embed_text(PROMPT)
+    optimised = optimise_embedding(model, source, target, SETTINGS.embedding, progress=False)
+    for eta, result in zip([0.0, 0.6], results, strict=True):
+        conditioning = interpolate(optimised.conditioning, target, eta)
+        latent = sample(model, conditioning, SAMPLING, source, progress=False)
+        assert same(result, model.decode(latent, clip))
+
+
+@pytest.mark.parametrize(
+    ("key", "kept"),
+    [
+        ("ours", ["embedding.pt", "finetuning.pt"]),
+        ("ours-without-step1", ["finetuning.pt"]),
+        ("ours-without-step2", ["embedding.pt"]),
+        ("sdedit", []),
+    ],
+)
+def test_a_folder_keeps_what_was_trained(key, kept, model, clip, tmp_path):
+    strengths = TINY_METHODS[key].strengths[-1:]
+    [first] = sweep(key, model, clip, strengths, folder=tmp_path)
+    assert sorted(path.name for path in tmp_path.rglob("*.pt")) == kept
+    [again] = sweep(key, model, clip, strengths, folder=tmp_path)
+    assert same(first, again)
+
+
+@pytest.mark.parametrize("key", ["ours", "ours-without-step1", "ours-without-step2"])
+def test_the_model_is_bit_identical_afterwards(key, model, clip):
+    before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
+    sweep(key, model, clip, [0.5])
+    after = model.unet.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+# --- floors --------------------------------------------------------------------------------------
+
+
+def test_generation_is_the_prompt_s_alone(model, clip):
+    [edit] = sweep("generation", model, clip, [2.0])
+    [other] = sweep("generation", model, tiny_clip(3.0, frequency=880), [2.0])
+    assert np.array_equal(edit.waveform, other.waveform)
+    sampling = dataclasses.replace(SAMPLING, strength=1.0)
+    latent = sample(model, model.embed_text(PROMPT), sampling, progress=False)
+    assert same(edit, model.decode(latent, clip))
+
+
+def test_the_source_is_the_recording_without_what_is_to_be_filled(model, clip):
+    assert sweep("source", model, clip, [1.0]) == [clip]
+    [silent] = sweep("source", model, clip, [1.0], GAP)
+    observed = sample_mask(clip, GAP)
+    assert np.array_equal(silent.waveform[observed], clip.waveform[observed])
+    assert np.abs(silent.waveform[~observed]).max() == 0
+
+
+def test_a_source_latent_is_zero_in_the_gap(model, clip):
+    latent = encode_source(model, clip, GAP)
+    kept = latent_mask(clip, GAP, TINY_SHAPE[1]).bool().expand_as(latent)
+    assert latent[~kept].abs().max() == 0
+    assert latent[kept].abs().min() > 0
