@@ -95,8 +95,8 @@ def test_edits_of_a_pooled_model(pooled_model, clip):
 def test_a_folder_keeps_steps_1_and_2(model, clip, tmp_path):
     with new_edit(model, clip, folder=tmp_path) as edit:
         first = edit.edit(0.5)
-    files = sorted(path.name for path in tmp_path.rglob("*.pt"))
-    assert files == ["embedding.pt", "finetuning.pt"]
+    files = sorted(path.name.partition("-")[0] for path in tmp_path.rglob("*.pt"))
+    assert files == ["embedding.pt", "finetuning"]
 
     again = new_edit(model, clip, folder=tmp_path)
     model.unet.register_forward_pre_hook(refuse_to_train)
@@ -120,6 +120,15 @@ def test_other_sampling_settings_share_steps_1_and_2(model, clip, tmp_path):
         settings = dataclasses.replace(SETTINGS, sampling=sampling)
         new_edit(model, clip, settings=settings, folder=tmp_path).fit()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_full_and_lora_fine_tuning_share_step_1(model, clip, tmp_path):
+    for rank in (None, 2):
+        finetuning = dataclasses.replace(SETTINGS.finetuning, lora_rank=rank)
+        settings = dataclasses.replace(SETTINGS, finetuning=finetuning)
+        new_edit(model, clip, settings=settings, folder=tmp_path).fit()
+    names = [path.name.partition("-")[0] for path in tmp_path.rglob("*.pt")]
+    assert sorted(names) == ["embedding.pt", "finetuning", "finetuning"]
 
 
 def test_inpainting_keeps_the_observed_part(model, clip):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from helpers.editing.objective import reconstruction_loss
@@ -104,5 +105,6 @@ def optimise_embedding(
         ),
         checkpoint=checkpoint,
         progress=progress,
+        scale_loss=model.dtype == torch.float16,
     )
     return EmbeddingResult(target.replace_embeddings(parameters).detach(), losses)

@@ -1,5 +1,9 @@
 """Step 2: a UNet that reconstructs the recording from e_opt (Sec. 2.2), fully or with LoRA.
 
+What is trained is float32 whatever the model's precision, because steps of 1e-6 vanish in a half-
+precision weight.  With LoRA the frozen rest keeps its precision; the whole UNet, float32 while it
+is tuned or switched on, computes its training in the model's precision (autocast).
+
 The model is the base model at all times but inside ``with finetuned.enabled():``, and during
 :func:`finetune` itself; both put weights and modules back exactly, whatever happens.
 """
@@ -74,7 +78,7 @@ class FineTuning:
     @contextmanager
     def enabled(self) -> Iterator[LatentAudioModel]:
         """Inside ``with``, the model is the tuned one (θ*); afterwards exactly the base model."""
-        with _tunable(self.model.unet, self.lora_rank) as parameters:
+        with tunable(self.model.unet, self.lora_rank) as parameters:
             for name, parameter in parameters.items():
                 parameter.data = self.weights[name].to(parameter.device)
             yield self.model
@@ -152,14 +156,18 @@ def finetune(
         settings, model.fingerprint, latent, mask, *conditioning.embeddings, *conditioning.masks
     )
 
-    def loss(generator):
-        return reconstruction_loss(
-            model, latent, conditioning, generator, settings.batch_size, mask
-        )
+    precision = model.dtype
 
-    with _tunable(model.unet, settings.lora_rank) as parameters:
+    def loss(generator):
+        half = precision != torch.float32
+        with torch.autocast(model.device.type, precision, enabled=half):
+            return reconstruction_loss(
+                model, latent, conditioning, generator, settings.batch_size, mask
+            )
+
+    with tunable(model.unet, settings.lora_rank) as parameters:
         for parameter in parameters.values():
-            parameter.data = parameter.data.clone()
+            parameter.data = parameter.data.to(torch.float32, copy=True)
             parameter.requires_grad_(True)
         if settings.lora_rank is not None:
             _initialise_adapters(parameters, torch.Generator().manual_seed(settings.seed))
@@ -173,13 +181,14 @@ def finetune(
             identity=identity,
             checkpoint=checkpoint,
             progress=progress,
+            scale_loss=precision == torch.float16,
         )
         weights = {name: parameter.data for name, parameter in parameters.items()}
     return FineTuning(model, weights, settings.lora_rank, losses)
 
 
 @contextmanager
-def _tunable(unet: nn.Module, lora_rank: int | None) -> Iterator[dict[str, nn.Parameter]]:
+def tunable(unet: nn.Module, lora_rank: int | None) -> Iterator[dict[str, nn.Parameter]]:
     """Parameters whose ``.data`` may be replaced; on leaving, the UNet is exactly as before."""
     if hasattr(unet, "peft_config"):
         raise RuntimeError(

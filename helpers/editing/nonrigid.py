@@ -20,12 +20,24 @@ from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 
 @dataclass(frozen=True)
 class EditSettings:
-    """The hyper-parameters of the three steps; the defaults are the paper's."""
+    """The hyper-parameters of the three steps; the defaults are the paper's.
+
+    Parameters
+    ----------
+    embedding, finetuning, sampling
+        Of Steps 1, 2 and 3.
+    dtype : torch.dtype
+        In which :func:`helpers.models.load_model` loads the UNet onto a GPU for these settings.
+    """
 
     embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings)
     finetuning: FinetuningSettings = field(default_factory=FinetuningSettings)
     sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    dtype: torch.dtype = torch.float32
 
+
+# "t4": the paper's steps on a GPU of 16 GB without bfloat16, such as Colab's; adapters replace the
+# whole UNet, at a learning rate that is a choice of ours.  "fast": the same for a first listen.
 
 PRESETS = {
     "paper": EditSettings(),
@@ -33,6 +45,16 @@ PRESETS = {
         EmbeddingSettings(steps=100, learning_rate=5e-3, batch_size=4),
         FinetuningSettings(steps=100, learning_rate=1e-3, batch_size=4, lora_rank=8),
         SamplingSettings(steps=50, guidance_scale=2.0, strength=0.92),
+    ),
+    "t4": EditSettings(
+        finetuning=FinetuningSettings(learning_rate=1e-4, lora_rank=8),
+        dtype=torch.float16,
+    ),
+    "fast": EditSettings(
+        EmbeddingSettings(steps=100, learning_rate=5e-3, batch_size=2),
+        FinetuningSettings(steps=200, learning_rate=2e-4, batch_size=2, lora_rank=8),
+        SamplingSettings(steps=50),
+        dtype=torch.float16,
     ),
 }
 
@@ -56,7 +78,7 @@ class NonRigidEdit:
         Only this part is to be filled (inpainting); what the recording holds there is not used.
     folder : Path, optional
         Where Steps 1 and 2 are kept: a stopped run resumes, a finished one is not run again.  Each
-        recording, prompt, model and settings gets its own subfolder.
+        recording, prompt, model and Step 1 gets its own subfolder, which its Steps 2 share.
     progress : bool
 
     Raises
@@ -102,7 +124,7 @@ class NonRigidEdit:
                 self.latent,
                 self.target,
                 self.settings.embedding,
-                checkpoint=self._checkpoint("embedding"),
+                checkpoint=self._checkpoint("embedding.pt"),
                 **shared,
             )
             self.finetuning = finetune(
@@ -110,7 +132,9 @@ class NonRigidEdit:
                 self.latent,
                 self.embedding.conditioning,
                 self.settings.finetuning,
-                checkpoint=self._checkpoint("finetuning"),
+                checkpoint=self._checkpoint(
+                    f"finetuning-{fingerprint(self.settings.finetuning)[:8]}.pt"
+                ),
                 **shared,
             )
         return self
@@ -181,18 +205,17 @@ class NonRigidEdit:
 
     @property
     def _identity(self) -> str:
-        """Fingerprint of what Steps 1 and 2 depend on."""
+        """Fingerprint of what Step 1 depends on."""
         return fingerprint(
             self.model.fingerprint,
             torch.from_numpy(self.clip.waveform),
             self.prompt,
             self.settings.embedding,
-            self.settings.finetuning,
             self.gap,
         )
 
-    def _checkpoint(self, step: str) -> Path | None:
-        return None if self._folder is None else self._folder / f"{step}.pt"
+    def _checkpoint(self, name: str) -> Path | None:
+        return None if self._folder is None else self._folder / name
 
 
 def preset(name: str) -> EditSettings:

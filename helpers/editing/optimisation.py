@@ -36,6 +36,7 @@ def optimise(
     identity: str,
     checkpoint: Path | None,
     progress: bool,
+    scale_loss: bool = False,
 ) -> list[float]:
     """Minimise a random loss over ``parameters``, in place.
 
@@ -57,6 +58,10 @@ def optimise(
         Written every 100 steps, at the end and on KeyboardInterrupt; read at the start.
     progress : bool
         Whether to show the progress bar with the mean of the last 50 losses.
+    scale_loss : bool
+        For float16, whose smallest numbers the gradients fall below: they are computed for the
+        loss times a large factor, and a step at which they overflow halves the factor and moves
+        nothing (GradScaler).
 
     Returns
     -------
@@ -74,9 +79,12 @@ def optimise(
     """
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(parameters, lr=learning_rate)
+    scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=scale_loss)
     losses: list[float] = []
     if checkpoint is not None and checkpoint.exists():
-        losses = _resume(checkpoint, identity, description, parameters, optimiser, generator)
+        losses = _resume(
+            checkpoint, identity, description, parameters, optimiser, scaler, generator
+        )
 
     def save(generator_state: Tensor) -> None:
         if checkpoint is None:
@@ -85,6 +93,7 @@ def optimise(
             "identity": identity,
             "parameters": [p.detach() for p in parameters],
             "optimiser": optimiser.state_dict() if len(losses) < steps else None,
+            "scaler": scaler.state_dict(),
             "generator": generator_state,
             "losses": losses,
         }
@@ -97,7 +106,7 @@ def optimise(
             try:
                 loss = loss_function(generator)
                 optimiser.zero_grad()
-                loss.backward()
+                scaler.scale(loss).backward()
                 value = loss.item()
             except KeyboardInterrupt:  # no parameter of this step has moved yet
                 save(generator_state)
@@ -107,7 +116,8 @@ def optimise(
                     f"{description}: the loss of step {len(losses) + 1} is {value}; lower the "
                     "learning rate or use float32."
                 )
-            optimiser.step()
+            scaler.step(optimiser)
+            scaler.update()
             losses.append(value)
             bar.update()
             bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.4f}", refresh=False)
@@ -144,12 +154,13 @@ def _resume(
     description: str,
     parameters: list[Tensor],
     optimiser: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
     generator: torch.Generator,
 ) -> list[float]:
     """Put everything back to where the checkpoint was written; returns its losses."""
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        saved_identity = state["identity"]
+        saved_identity, scale = state["identity"], state["scaler"]
     except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise CheckpointError(
             f"{checkpoint} cannot be read as a checkpoint of {description}: delete it."
@@ -164,5 +175,6 @@ def _resume(
             parameter.copy_(saved)
     if state["optimiser"] is not None:
         optimiser.load_state_dict(state["optimiser"])
+    scaler.load_state_dict(scale)
     generator.set_state(state["generator"])
     return state["losses"]

@@ -83,7 +83,7 @@ RECIPES = {
         vocoder=Schedule(2_000, 5e-4, 16),
         clap=Schedule(300, 5e-4, 32),
         classifier=Schedule(400, 5e-4, 32),
-        unet=Schedule(1_900, 4e-4, 16),
+        unet=Schedule(1_000, 4e-4, 16),
     ),
     "smoke": Recipe(500, *[Schedule(2, 1e-4, 2)] * 5),
 }

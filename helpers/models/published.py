@@ -1,0 +1,277 @@
+"""Files of published models: found in the hub's cache or fetched, and read without running code.
+
+A published ``.bin`` file is a pickle, which could hold a program; only tensors are read from it.
+Weights go from the file straight into a model's parameters in the wanted precision, one tensor
+after the other, so that a model is in memory once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class ModelFileError(ValueError):
+    """A file of a model is missing, damaged or another one; the message says what to do."""
+
+
+def missing_files(repository: str, names: list[str], revision: str) -> list[str]:
+    """Those of the named files of a hub repository that are not in the hub's cache."""
+    return [name for name in names if _cached(repository, name, revision) is None]
+
+
+def fetch(repository: str, sizes: Mapping[str, int], revision: str = "main") -> Path:
+    """Folder that holds files of a hub repository, fetching those that are not in the hub's cache.
+
+    What is there is used as it is, without asking the hub.  A file that had to be fetched is
+    compared with the SHA-256 the hub gives for it; the rest of a stopped download is resumed.
+    ``HF_HOME`` moves the cache.
+
+    Parameters
+    ----------
+    repository : str
+        Such as ``"declare-lab/tango"``.
+    sizes : mapping of str to int
+        Names of the files, and about how many bytes each has.
+    revision : str
+        Commit, branch or tag.
+
+    Raises
+    ------
+    ModelFileError
+        If a file is not there and cannot be fetched, if the disk is too small, or if what came is
+        not what the hub has.
+    """
+    cached = {name: _cached(repository, name, revision) for name in sizes}
+    missing = [name for name, path in cached.items() if path is None]
+    for path in filter(None, cached.values()):
+        revision = path.relative_to(_snapshots(repository)).parts[0]  # stay with the same commit
+    if missing:
+        needed = sum(sizes[name] for name in missing)
+        cache = Path(constants.HF_HUB_CACHE)
+        check_disk(cache, needed)
+        if not constants.HF_HUB_OFFLINE:
+            print(f"Downloading {repository}, {_gigabytes(needed)}, to {cache}.", flush=True)
+    for name in missing:
+        cached[name] = _download(repository, name, revision, sizes[name])
+    return next(iter(cached.values())).parents[next(iter(cached)).count("/")]
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise a ModelFileError if ``needed`` bytes do not fit where ``folder`` is or will be."""
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise ModelFileError(
+            f"{folder} needs {_gigabytes(needed)} and its disk has {_gigabytes(free)} free: make "
+            "room, or set HF_HOME to a folder on a larger disk."
+        )
+
+
+def check_sha256(path: Path) -> None:
+    """Compare a file of the hub's cache with the SHA-256 that the hub gave for it.
+
+    The cache calls every large file by that hash; a small one, called by another, is not compared.
+
+    Raises
+    ------
+    ModelFileError
+        If they differ.
+    """
+    blob = path.resolve()
+    if not re.fullmatch("[0-9a-f]{64}", blob.name):
+        return
+    with blob.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != blob.name:
+        raise ModelFileError(
+            f"{path} is damaged (its SHA-256 is {digest[:12]}…, the hub's {blob.name[:12]}…): "
+            f"delete {blob} and load the model again."
+        )
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON file that holds one object.
+
+    Raises
+    ------
+    ModelFileError
+        If it is missing or holds anything else.
+    """
+    _check_exists(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelFileError(f"{path} is not JSON: delete it and download it again.") from error
+    if not isinstance(content, dict):
+        raise ModelFileError(f"{path} holds no JSON object: delete it and download it again.")
+    return content
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a ``.safetensors`` or a ``.bin`` file by name, mapped from the file, on the CPU.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, cut short, holds code, or holds anything but named tensors.
+    """
+    _check_exists(path)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ModelFileError(
+            f"{path} holds Python code, which is not run, or is no file of weights: get it from "
+            "the model's publisher again."
+        ) from error
+    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+        raise ModelFileError(
+            f"{path} ({_gigabytes(path.stat().st_size)}) is cut short or damaged: delete it and "
+            "download it again."
+        ) from error
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ModelFileError(f"{path} holds something other than named tensors: replace it.")
+    return weights
+
+
+def split(weights: Mapping[str, Tensor], prefixes: list[str], path: Path) -> list[dict]:
+    """Weights by their name's prefix, which is taken off: one dictionary per prefix.
+
+    Raises
+    ------
+    ModelFileError
+        If a name begins with none of them.
+    """
+    parts: list[dict[str, Tensor]] = [{} for _ in prefixes]
+    strangers = []
+    for name, weight in weights.items():
+        for prefix, part in zip(prefixes, parts, strict=True):
+            if name.startswith(prefix):
+                part[name.removeprefix(prefix)] = weight
+                break
+        else:
+            strangers.append(name)
+    if strangers:
+        raise ModelFileError(
+            f"{path} holds {_names(strangers)}, which this model does not have: it belongs to "
+            "another model."
+        )
+    return parts
+
+
+def assemble(
+    build: Callable[[], Module],
+    weights: Mapping[str, Tensor],
+    path: Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Module:
+    """Build a module without memory and give it weights, cast one by one.
+
+    Parameters
+    ----------
+    build : callable
+        Makes the module; called under the meta device.
+    weights : mapping of str to torch.Tensor
+        Named as the module names them.
+    path : Path
+        The file they come from, for messages.
+    device, dtype
+        Of the module's parameters.
+
+    Raises
+    ------
+    ModelFileError
+        If a weight is missing, unknown or of another shape.
+    """
+    with torch.device("meta"):
+        module = build()
+    expected = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    missing = [name for name in expected if name not in weights]
+    strangers = [name for name in weights if name not in expected]
+    if missing or strangers:
+        found = [f"lacks {_names(missing)}"] if missing else []
+        found += [f"holds {_names(strangers)}, which this model does not have"] if strangers else []
+        raise ModelFileError(f"{path} {' and '.join(found)}: it belongs to another model.")
+    for name, shape in expected.items():
+        if weights[name].shape != shape:
+            raise ModelFileError(
+                f"{path} holds {name} of shape {tuple(weights[name].shape)} where this model has "
+                f"{tuple(shape)}: it belongs to another model."
+            )
+    placed = {name: weight.to(device, dtype) for name, weight in weights.items()}
+    module.load_state_dict(placed, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def _check_exists(path: Path) -> None:
+    if not path.is_file():
+        raise ModelFileError(
+            f"{path} is missing: download the model's files again, or name a complete folder."
+        )
+
+
+def _cached(repository: str, name: str, revision: str) -> Path | None:
+    path = try_to_load_from_cache(repository, name, revision=revision)
+    return Path(path) if isinstance(path, str) else None
+
+
+def _snapshots(repository: str) -> Path:
+    return Path(constants.HF_HUB_CACHE, "models--" + repository.replace("/", "--"), "snapshots")
+
+
+def _download(repository: str, name: str, revision: str, size: int) -> Path:
+    try:
+        path = Path(hf_hub_download(repository, name, revision=revision))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise ModelFileError(
+            f"{name} ({_gigabytes(size)}) of {repository} is not in {constants.HF_HUB_CACHE} and "
+            "the hub is out of reach: connect to the network (without HF_HUB_OFFLINE) and load the "
+            "model again, which goes on where a download stopped, or set HF_HOME to the folder "
+            "that holds the files."
+        ) from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
+        raise ModelFileError(
+            f"The hub has no {name} in {repository} at {revision}: check whether the model was "
+            "moved, and load it from a local folder."
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise ModelFileError(
+            f"{name} ({_gigabytes(size)}) of {repository} did not arrive whole "
+            f"({type(error).__name__}): load the model again, which goes on where it stopped."
+        ) from error
+    check_sha256(path)
+    return path
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
+
+
+def _names(names: list[str]) -> str:
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{others}"

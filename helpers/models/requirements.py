@@ -1,0 +1,163 @@
+"""What a model needs before anything is downloaded: disk, and GPU memory for each preset.
+
+Memory is computed from the model itself on the meta device: the weights by counting, what Step 2
+keeps for its gradients by running one forward pass without numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from helpers.editing.finetuning import tunable
+from helpers.editing.nonrigid import PRESETS, EditSettings
+from helpers.models.latent_audio_model import LatentAudioModel
+
+# What no shape tells: CUDA's context, the kernels' workspaces and gaps between blocks of memory.
+# An assumption.
+OVERHEAD = 1_000_000_000  # bytes
+FULL_SIZE = ["paper", "t4", "fast"]  # presets for the published models
+
+
+class DeviceTooSmall(ValueError):
+    """The device cannot hold what a preset needs; the message names one that fits."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device while a preset fine-tunes a model (Step 2, the largest moment).
+
+    Parameters
+    ----------
+    weights : int
+        UNet, autoencoder and vocoder.
+    training : int
+        The float32 copy that is tuned, its gradients and Adam's two averages.
+    activations : int
+        What one forward pass keeps for the gradients, attention maps included: attention that is
+        computed in one piece, as on GPUs, keeps less.
+    """
+
+    weights: int
+    training: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it, with an allowance for what shapes do not tell."""
+        return self.weights + self.training + self.activations + OVERHEAD
+
+
+def memory_needed(model: LatentAudioModel, settings: EditSettings, dtype: torch.dtype) -> Memory:
+    """Compute what fine-tuning needs, without a device.
+
+    Parameters
+    ----------
+    model : LatentAudioModel
+        On the meta device; its UNet is cast to ``dtype``.
+    settings : EditSettings
+    dtype : torch.dtype
+        Of the UNet.
+    """
+    nn.Module.to(model.unet, dtype)  # diffusers' own `to` warns of nothing
+    weights = _bytes(model.unet) + _bytes(model.vae) + _bytes(model.vocoder)
+    prompt = model.embed_text("a prompt of the usual length")
+    noisy = torch.zeros(settings.finetuning.batch_size, *model.latent_shape, device="meta")
+    rank = settings.finetuning.lora_rank
+    with tunable(model.unet, rank) as parameters:
+        trained = 4 * sum(parameter.numel() for parameter in parameters.values())
+        for parameter in parameters.values():
+            parameter.data = parameter.data if rank is None else parameter.data.float()
+            parameter.requires_grad_(True)
+        activations = _kept_for_gradients(model.unet, lambda: model.predict(noisy, 1, prompt))
+    if rank is None and dtype != torch.float32:
+        activations += _bytes(model.unet)  # autocast's copies of the float32 weights
+    # Adam's own temporaries, as large as what is trained, come when the activations have gone.
+    return Memory(weights, 4 * trained, max(activations, trained))
+
+
+def check_device(
+    model: LatentAudioModel,
+    presets: list[str],
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Print what presets need and refuse them if none fits the device.
+
+    Parameters
+    ----------
+    model : LatentAudioModel
+        On the meta device.
+    presets : list of str
+    device : torch.device
+    dtype : torch.dtype, optional
+        Of the UNet, in place of the presets' own.
+
+    Raises
+    ------
+    DeviceTooSmall
+        If none fits; the message names a preset that does.
+    """
+    needed = {name: _total(model, name, dtype) for name in presets}
+    print(f"{model.name} needs, while Step 2 runs:")
+    for name, memory in needed.items():
+        rank = PRESETS[name].finetuning.lora_rank
+        trained = "the whole UNet" if rank is None else f"LoRA of rank {rank}"
+        precision = str(dtype or PRESETS[name].dtype).removeprefix("torch.")
+        print(f"  preset {name!r}: {_gigabytes(memory)} for {trained} in {precision}", flush=True)
+    available = device_memory(device)
+    if available is None or min(needed.values()) <= available:
+        return
+    others = {name: _total(model, name, dtype) for name in FULL_SIZE if name not in needed}
+    fitting = [name for name, memory in others.items() if memory <= available]
+    if fitting:
+        advice = f"use preset={fitting[0]!r} ({_gigabytes(others[fitting[0]])})"
+    else:
+        advice = "use a larger device, or load_model('pocket')"
+    least = min(needed, key=needed.get)
+    raise DeviceTooSmall(
+        f"{model.name} with the preset {least!r} needs about {_gigabytes(needed[least])} and "
+        f"the device {str(device)!r} has {_gigabytes(available)}: {advice}."
+    )
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Bytes the device has in all; None where that cannot be known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def _total(model: LatentAudioModel, preset: str, dtype: torch.dtype | None) -> int:
+    settings = PRESETS[preset]
+    return memory_needed(model, settings, dtype or settings.dtype).total
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def _kept_for_gradients(module: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that a forward pass keeps for the backward pass, the module's weights not counted."""
+    weights = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    kept = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage  # held, so that no other takes its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB"
