@@ -62,11 +62,11 @@ class Recipe:
 RECIPES = {
     "cpu": Recipe(
         scenes=6_000,
-        vae=Schedule(3_600, 1e-3, 16),
+        vae=Schedule(6_000, 1e-3, 16),
         vocoder=Schedule(2_000, 1e-3, 16),
-        clap=Schedule(700, 1e-3, 32),
-        classifier=Schedule(800, 1e-3, 32),
-        unet=Schedule(1_500, 5e-4, 16),
+        clap=Schedule(1_000, 1e-3, 32),
+        classifier=Schedule(1_200, 1e-3, 32),
+        unet=Schedule(2_500, 5e-4, 16),
     ),
     "gpu": Recipe(
         scenes=20_000,
@@ -76,7 +76,7 @@ RECIPES = {
         classifier=Schedule(6_000, 1e-3, 64),
         unet=Schedule(40_000, 4e-4, 64, ema_decay=0.9995),
     ),
-    # An hour and a half more on two old cores, from the weights of another model (--start).
+    # An hour or two more on two cores, from the weights of another model (--start).
     "more": Recipe(
         scenes=6_000,
         vae=Schedule(2_600, 8e-4, 8),
