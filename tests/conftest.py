@@ -6,6 +6,8 @@ from tiny import tiny_clip, tiny_model
 from helpers.audio import Clip
 from helpers.models.latent_audio_model import LatentAudioModel
 
+collect_ignore = ["laion", "msclap"]  # each runs in an environment of its own
+
 
 @pytest.fixture
 def model() -> LatentAudioModel:

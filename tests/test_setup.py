@@ -47,9 +47,9 @@ def test_every_dependency_has_a_lower_bound_that_its_pin_meets(requirement):
 
 
 def test_extras_hold_what_the_default_path_does_not_need():
-    assert set(EXTRAS) == {"dev", "distributed", "laion-clap"}
+    assert set(EXTRAS) == {"dev", "distributed", "laion-clap", "msclap"}
     default = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
-    assert not default & {"laion-clap", "torchvision", "deepspeed", "pytest", "ruff"}
+    assert not default & {"laion-clap", "torchaudio", "torchvision", "deepspeed", "pytest", "ruff"}
 
 
 def test_conda_environment_defers_to_pyproject():
@@ -264,11 +264,11 @@ def test_make_names_a_python_that_is_missing(checkout):
 
 
 def test_documented_make_commands_exist():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    helped = set(re.findall(r"^make ([a-z-]+)", make(ROOT, "help").stdout, re.M))
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.M))
+    helped = set(re.findall(r"^make ([a-z0-9-]+)", make(ROOT, "help").stdout, re.M))
     assert targets == helped
     for name in ("README.md", "CONTRIBUTING.md"):
-        used = set(re.findall(r"\bmake ([a-z-]+)(?=[`\s]| [A-Z]+=)", code(ROOT / name)))
+        used = set(re.findall(r"\bmake ([a-z0-9-]+)(?=[`\s]| [A-Z]+=)", code(ROOT / name)))
         assert used
         assert used <= targets, name
 

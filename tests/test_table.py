@@ -1,0 +1,652 @@
+"""The run behind Table 1: scores, resuming, and what the tables say."""
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_selection import row
+
+from helpers.audio import SAMPLE_RATE, Clip
+from helpers.display.figures import Strengths, strength_curves, strength_grid
+from helpers.evaluation import __main__ as command
+from helpers.evaluation import report, scores
+from helpers.evaluation.experiment import Experiment, quick
+from helpers.evaluation.pairs import load_pairs
+from helpers.evaluation.report import SEAL, WRITTEN, figure_4
+from helpers.evaluation.scores import ScoresError, clap_scores, measure, read_rows, write_rows
+from helpers.evaluation.table import NOTHING, PAPER, Results, paper_table
+from helpers.pocket.vocabulary import LABELS
+
+ALL = frozenset({"addition", "inpainting", "style_transfer"})
+
+
+class FakeClap:
+    """Puts a clip where its loudness points: (rms, 0.1); every sentence is (1, 0)."""
+
+    name = "fake"
+
+    def embed_audio(self, clips):
+        levels = [float(np.sqrt((clip.waveform.astype(float) ** 2).mean())) for clip in clips]
+        return torch.tensor([[level, 0.1] for level in levels])
+
+    def embed_text(self, prompts):
+        return torch.tensor([[1.0, 0.0]] * len(prompts))
+
+
+@dataclass(frozen=True)
+class Louder:
+    """An edit that multiplies by 1 + strength; it counts its calls and can break down."""
+
+    name: str = "Ours"
+    setting: float = 1.0
+    strengths: tuple[float, ...] = (0.25, 0.5, 1.0)
+    fixed_strength: float = 0.5
+    edits: frozenset = ALL
+    calls: list = field(default_factory=list, repr=False, compare=False)
+    fails_on: list = field(default_factory=list, repr=False, compare=False)
+    knob: ClassVar[str] = "gain"
+
+    def sweep(self, model, clip, prompt, strengths, gap=None, folder=None, progress=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "checkpoint.pt").write_text("unfinished")
+        if clip.name in self.fails_on:
+            raise KeyboardInterrupt
+        self.calls.append((clip.name, tuple(strengths)))
+        return [Clip(clip.waveform * (1 + s) * self.setting, clip.name) for s in strengths]
+
+
+@pytest.fixture
+def sounds(monkeypatch):
+    """A classifier that hears rain in everything, and no search for onsets, which takes long."""
+    monkeypatch.setattr(scores, "detect_events", lambda clip: np.array([[1.0, 2.0]]))
+    hear_rain(monkeypatch)
+
+
+@pytest.fixture
+def rain(monkeypatch):
+    """Only the classifier of `sounds`."""
+    hear_rain(monkeypatch)
+
+
+def hear_rain(monkeypatch):
+    probabilities = torch.full((len(LABELS),), 0.125)
+    probabilities[LABELS.index("rain")] = 0.75
+    monkeypatch.setattr(scores, "sound_probabilities", lambda clips: [probabilities] * len(clips))
+
+
+@pytest.fixture
+def table_of_pairs(tmp_path):
+    path = tmp_path / "mine.csv"
+    path.write_text(
+        "id,audio,edit,prompt,start,end,target\n"
+        "add,foley:door_knock/1,addition,Knocking and rain,,,rain\n"
+        "fill,foley:piano/2,inpainting,A piano playing,4,6,piano\n"
+        "turn,foley:duck/3,style_transfer,A dog barking,,,\n"
+    )
+    return path
+
+
+@pytest.fixture
+def pairs(table_of_pairs):
+    return load_pairs(table_of_pairs)
+
+
+@pytest.fixture
+def methods():
+    return {
+        "ours": Louder(),
+        "sdedit": Louder("SDEdit", setting=0.5),
+        "turner": Louder("Turner", edits=frozenset({"style_transfer"}), strengths=(0.5,)),
+    }
+
+
+@pytest.fixture
+def experiment(model, pairs, methods, sounds, tmp_path):
+    return Experiment(model, FakeClap(), pairs, methods, tmp_path / "out")
+
+
+def files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def calls(methods):
+    return {name: list(method.calls) for name, method in methods.items() if method.calls}
+
+
+# Scores
+
+
+def test_clap_scores_by_hand():
+    class Vectors:
+        def embed_audio(self, clips):
+            return torch.tensor([[3.0, 4.0], [0.0, 2.0], [4.0, 3.0]])  # source, two edits
+
+        def embed_text(self, prompts):
+            assert prompts == ["rain"]
+            return torch.tensor([[1.0, 0.0]])
+
+    silence = Clip(np.zeros(16, np.float32))
+    found = clap_scores(Vectors(), [silence, silence], "rain", silence)
+    # Eq. 3: cosines with (1, 0); Eq. 4: cosines with (3, 4).
+    assert found[0] == pytest.approx((0.0, 0.8))
+    assert found[1] == pytest.approx((0.8, 0.96))
+
+
+@pytest.mark.usefixtures("rain")
+def test_an_edit_that_changes_nothing_loses_nothing(pairs):
+    add, fill, turn = pairs
+    [same] = measure(FakeClap(), add, [add.source.clip])
+    assert same["audio_clap"] == pytest.approx(1.0)
+    assert same["sum"] == pytest.approx(same["text_clap"] + 1)
+    assert same["onset_f1"] == same["offset_f1"] == 1.0
+    assert same["event_f1"] > 0.9
+    assert same["envelope_correlation"] == pytest.approx(1.0)
+    assert same["log_spectral_distance"] == pytest.approx(0.0, abs=1e-4)
+    assert (same["label"], same["target_probability"]) == ("rain", 0.75)
+    assert same["source_probability"] == 0.125
+    [turned] = measure(FakeClap(), turn, [turn.source.clip])
+    assert turned["target_probability"] is None
+
+
+@pytest.mark.usefixtures("rain")
+def test_what_fills_the_gap_counts_as_neither_lost_nor_gained_structure(pairs):
+    _, fill, _ = pairs
+    clip = fill.source.clip
+    clicks = clip.waveform.copy()
+    clicks[fill.source.gap.samples(clip)][3000::8000] = 0.5
+    filled, spoilt = measure(
+        FakeClap(), fill, [Clip(clicks, "filled"), Clip(clicks[::-1].copy(), "spoilt")]
+    )
+    assert filled["onset_f1"] == 1.0
+    assert filled["log_spectral_distance"] == pytest.approx(0.0, abs=0.5)
+    assert spoilt["onset_f1"] < 0.9
+    assert spoilt["log_spectral_distance"] > 3
+
+
+# Running
+
+
+def test_a_run_leaves_a_row_and_a_recording_for_every_edit(experiment, methods):
+    assert experiment.run(progress=False) == 2 * 3 + 1
+    rows = experiment.rows()
+    assert len(rows) == 2 * 3 * 3 + 1
+    assert {r.pair for r in rows if r.method == "turner"} == {"turn"}
+    for r in rows:
+        waveform, rate = soundfile.read(experiment.folder / r.audio)
+        assert rate == SAMPLE_RATE
+        assert len(waveform) == 10 * SAMPLE_RATE
+    assert not (experiment.folder / "unfinished").exists()
+
+
+def test_the_table_of_scores_by_hand(experiment, pairs):
+    experiment.run(progress=False)
+    with experiment.table.open() as table:
+        rows = list(csv.DictReader(table))
+    [r] = [r for r in rows if (r["pair"], r["method"], r["strength"]) == ("add", "sdedit", "1.0")]
+    clip = pairs[0].source.clip
+    level = np.sqrt((clip.waveform.astype(float) ** 2).mean())
+    edited = np.array([level * (1 + 1.0) * 0.5, 0.1])
+    text = edited[0] / np.linalg.norm(edited)
+    audio = edited @ [level, 0.1] / np.linalg.norm(edited) / np.linalg.norm([level, 0.1])
+    assert float(r["text_clap"]) == pytest.approx(text, abs=1e-5)
+    assert float(r["audio_clap"]) == pytest.approx(audio, abs=1e-5)
+    assert float(r["sum"]) == float(r["text_clap"]) + float(r["audio_clap"])
+    assert (r["edit"], r["clap"], r["model"]) == ("addition", "fake", "tiny")
+    assert r["fingerprint"] == experiment.model.fingerprint[:16]
+    assert r["prompt"] == "Knocking and rain"
+    assert r["audio"] == "audio/add/sdedit_1.flac"
+    assert (r["label"], r["target_probability"]) == ("rain", "0.75")
+    assert float(r["seconds"]) > 0
+    [turned] = [r for r in rows if r["method"] == "turner"]
+    assert turned["target_probability"] == ""
+
+
+def test_rows_are_read_as_they_were_written(tmp_path):
+    rows = [row("a", "ours", 0.1, 1 / 3, 0.7, prompt='"A", b\n'), row("b", "ours", 1, 0, 0)]
+    write_rows(tmp_path / "scores.csv", rows)
+    assert read_rows(tmp_path / "scores.csv") == rows
+    assert read_rows(tmp_path / "none.csv") == []
+
+
+def test_a_second_run_touches_nothing(experiment, methods):
+    experiment.run(progress=False)
+    before = files(experiment.folder)
+    done = calls(methods)
+    assert experiment.run(progress=False) == 0
+    assert calls(methods) == done
+    assert files(experiment.folder) == before
+
+
+def test_a_killed_run_goes_on_with_what_is_missing(model, pairs, sounds, tmp_path):
+    ours, sdedit = Louder(), Louder("SDEdit", setting=0.5, fails_on=["fill"])
+    experiment = Experiment(
+        model, FakeClap(), pairs, {"ours": ours, "sdedit": sdedit}, tmp_path / "out"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(progress=False)
+    strengths = (0.25, 0.5, 1.0)
+    assert calls(experiment.methods) == {
+        "ours": [("add", strengths), ("fill", strengths)],
+        "sdedit": [("add", strengths)],
+    }
+    kept = {r.key: r for r in experiment.rows()}
+    assert len(kept) == 3 * 3
+    # What a method had trained when it was stopped is still there, and only that.
+    unfinished = [p.relative_to(experiment.folder) for p in experiment.folder.rglob("*.pt")]
+    assert unfinished == [Path("unfinished/fill/sdedit/checkpoint.pt")]
+
+    sdedit.fails_on.clear()
+    ours.calls.clear()
+    sdedit.calls.clear()
+    assert experiment.run(progress=False) == 3
+    assert calls(experiment.methods) == {
+        "ours": [("turn", strengths)],
+        "sdedit": [("fill", strengths), ("turn", strengths)],
+    }
+    rows = {r.key: r for r in experiment.rows()}
+    assert len(rows) == 3 * 2 * 3
+    assert {key: rows[key] for key in kept} == kept
+
+
+def test_an_interruption_while_the_table_is_written_leaves_the_old_one(
+    experiment, methods, monkeypatch
+):
+    class Killed(BaseException):
+        pass
+
+    def die(*args):
+        raise Killed
+
+    monkeypatch.setattr("helpers.editing.optimisation.os.replace", die)
+    with pytest.raises(Killed):
+        experiment.run(progress=False)
+    monkeypatch.undo()
+    assert not experiment.table.exists()
+
+
+@pytest.mark.usefixtures("sounds")
+def test_other_strengths_are_added_and_a_lost_recording_is_made_again(
+    model, pairs, methods, tmp_path
+):
+    first = Experiment(
+        model, FakeClap(), pairs[:1], {"ours": methods["ours"]}, tmp_path, {"ours": (0.5,)}
+    )
+    first.run(progress=False)
+    every = Experiment(model, FakeClap(), pairs[:1], {"ours": methods["ours"]}, tmp_path)
+    every.run(progress=False)
+    assert methods["ours"].calls == [("add", (0.5,)), ("add", (0.25, 1.0))]
+    assert [r.strength for r in first.rows()] == [0.5]
+    (tmp_path / "audio" / "add" / "ours_1.flac").unlink()
+    every.run(progress=False)
+    assert methods["ours"].calls[-1] == ("add", (1.0,))
+    assert len(every.rows()) == 3
+
+
+@pytest.mark.usefixtures("sounds")
+@pytest.mark.parametrize("change", ["model", "clap", "prompt", "settings"])
+def test_results_of_another_making_are_not_mixed(change, experiment, pairs, methods, tmp_path):
+    experiment.run(progress=False)
+    model, clap = experiment.model, FakeClap()
+    if change == "model":
+        model.name = "another"
+    elif change == "clap":
+        clap.name = "another"
+    elif change == "prompt":
+        path = tmp_path / "mine.csv"
+        path.write_text(path.read_text().replace("Knocking and rain", "Rain"))
+        pairs = load_pairs(path)
+    else:
+        methods["ours"] = Louder(setting=2.0)
+    other = Experiment(model, clap, pairs, methods, experiment.folder)
+    with pytest.raises(ScoresError, match="name another folder") as error:
+        other.run(progress=False)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.usefixtures("sounds")
+def test_another_grid_of_strengths_is_no_other_making(experiment, pairs, methods):
+    experiment.run(progress=False)
+    methods["ours"] = Louder(strengths=(0.5, 2.0), fixed_strength=2.0)
+    other = Experiment(experiment.model, FakeClap(), pairs, methods, experiment.folder)
+    other.run(progress=False)
+    assert {strengths for _, strengths in methods["ours"].calls} == {(2.0,)}
+
+
+def test_a_damaged_table_is_named(experiment):
+    experiment.folder.mkdir()
+    experiment.table.write_text("pair,method\na,b\n")
+    with pytest.raises(ScoresError, match=r"scores.csv cannot be read.*delete it"):
+        experiment.run(progress=False)
+
+
+def test_quick_is_three_pairs_three_methods_three_strengths(pairs):
+    offered = (0.2, 0.4, 0.6, 0.8, 1.0)
+    names = ("ours", "ours-lora", "sdedit", "audioldm-inpainting", "source")
+    methods = {name: Louder(strengths=offered, fixed_strength=0.4) for name in names}
+    few, chosen, strengths = quick(load_pairs("pocket27"), methods)
+    assert [pair.edit for pair in few] == ["addition", "inpainting", "style_transfer"]
+    assert list(chosen) == ["ours-lora", "sdedit", "audioldm-inpainting"]
+    assert set(strengths.values()) == {(0.2, 0.4, 1.0)}
+    at_the_end = {"ours": Louder(strengths=offered, fixed_strength=1.0)}
+    assert quick(pairs, at_the_end)[2] == {"ours": (0.2, 0.6, 1.0)}
+    assert quick(pairs, {"source": Louder(strengths=(1.0,))})[2] == {"source": (1.0,)}
+
+
+# Tables
+
+
+@pytest.fixture
+def results():
+    """Two pairs of each of two edit types; sums are known by heart."""
+    rows = []
+    for edit in ("addition", "style_transfer"):
+        for number in (1, 2):
+            pair = f"{edit}{number}"
+            lift = 0.1 * number
+            rows += [
+                row(pair, "ours", 0.5, 0.3, 0.6 + lift, edit=edit, onset_f1=0.9),
+                row(pair, "ours", 1.0, 0.5, 0.2, edit=edit, onset_f1=0.5),
+                row(pair, "sdedit", 0.5, 0.2, 0.6, edit=edit, onset_f1=0.4),
+                row(pair, "sdedit", 1.0, 0.4, 0.3, edit=edit, onset_f1=0.2),
+                row(pair, "source", 1.0, 0.1, 1.0, edit=edit),
+            ]
+    grid = (0.5, 1.0)
+    methods = {
+        "ours": Louder("Ours", strengths=grid, fixed_strength=1.0),
+        "sdedit": Louder("SDEdit", strengths=grid, fixed_strength=1.0),
+        "source": Louder("Source", strengths=(1.0,), fixed_strength=1.0),
+    }
+    return Results(rows, methods, "mine")
+
+
+def cells(table, *start):
+    [line] = [line for line in table.rows if line[: len(start)] == list(start)]
+    return line[len(start) :]
+
+
+def test_table_1_by_hand(results):
+    table = results.clap_table()
+    assert table.header[:5] == ["Method", "Strength", "Addition: Text", "Addition: Audio"] + [
+        "Addition: Sum"
+    ]
+    # Ours: 0.3 + 0.7 and 0.3 + 0.8 at the largest sum; 0.5 + 0.2 at the fixed strength.
+    assert cells(table, "Ours", "largest sum (gain 0.5)")[:3] == [
+        "0.300",
+        "0.750",
+        "1.050 (1.000 … 1.100)",
+    ]
+    assert cells(table, "Ours", "gain 1")[:3] == ["0.500", "0.200", "0.700 (0.700 … 0.700)"]
+    assert cells(table, "SDEdit", "largest sum (gain 0.5)")[2] == "0.800 (0.800 … 0.800)"
+    assert cells(table, "Source", NOTHING)[2] == "1.100 (1.100 … 1.100)"
+    assert len(table.rows) == 5  # the source has no strength to fix
+
+
+def test_the_highest_sum_is_bold_but_no_floor(results):
+    text = results.clap_table().markdown()
+    assert "**1.050 (1.000 … 1.100)**" in text
+    assert "**1.100" not in text
+
+
+def test_paired_differences_by_hand(results):
+    table = results.difference_table(results.chosen, "sum", "largest sum")
+    assert table.header == [
+        "Difference",
+        "Addition",
+        "Style transfer",
+        "Addition and style transfer",
+    ]
+    # 1.0 − 0.8 and 1.1 − 0.8; the source's sum is higher and no baseline.
+    assert cells(table, "Ours − SDEdit")[0] == "+0.250 (+0.200 … +0.300)"
+    assert cells(table, "Ours − best baseline")[2] == "+0.250 (+0.200 … +0.300) SDEdit"
+    assert cells(table, "Ours − Source")[0] == "−0.050 (−0.100 … +0.000)"
+
+
+def test_a_method_stays_out_of_edits_it_is_not_for(results):
+    filler = Louder("Filler", edits=frozenset({"inpainting"}))
+    results = Results(results.rows, {**results.methods, "filler": filler})
+    table = results.difference_table(results.chosen, "sum", "largest sum")
+    assert set(cells(table, "Ours − Filler")) == {NOTHING}
+
+
+def test_onsets_at_equal_text_by_hand(results):
+    # Over Text CLAP 0.3 … 0.4: ours 0.9 → 0.7, SDEdit 0.3 → 0.2.
+    shown = cells(results.equal_text_table(), "Ours − SDEdit")[0]
+    assert shown == "+0.550 (+0.550 … +0.550) n = 2"
+
+
+def test_the_trend_by_hand(results):
+    text, audio, *_ = cells(results.trend_table(), "Ours")
+    assert text == "+0.200 (+0.200 … +0.200)"
+    assert audio == "−0.550 (−0.600 … −0.500)"
+
+
+def test_pair_by_pair(results):
+    assert cells(results.pair_table(), "addition1") == ["1.000 (0.5)", "0.800 (0.5)", "1.100 (1)"]
+    assert "**1.000 (0.5)**" in results.pair_table().markdown()
+
+
+def test_the_papers_table_is_marked_as_the_papers():
+    table = paper_table()
+    assert table.title == "The paper's Table 1"
+    for word in ("TANGO", "not measured here", "do not compare"):
+        assert word in table.note
+    ours = cells(table, "Ours (LoRA)")
+    assert ours == [
+        *("0.524", "0.883", "1.407"),
+        *("0.645", "0.854", "1.499"),
+        *("0.465", "0.696", "1.161"),
+    ]
+    assert cells(table, "AUDIT")[-3:] == [NOTHING] * 3
+    for scores_of in PAPER.values():
+        for text, audio, total in scores_of.values():
+            assert text + audio == pytest.approx(total, abs=1.1e-3)
+
+
+def test_the_report_says_what_it_was_made_with(results):
+    text = results.markdown()
+    assert "pairs mine: 2 addition, 2 style transfer." in text
+    assert text.index("## Table 1: CLAP scores") < text.index("## The paper's Table 1")
+    assert "| Ours | largest sum (gain 0.5) | 0.300 | 0.750 | **1.050" in text
+    for heading in ("Paired differences", "Beside CLAP", "Onset F1 at equal", "Pair by pair"):
+        assert f"## {heading}" in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert all(line.endswith(" |") for line in lines)
+
+
+def test_tables_of_nothing_are_left_out(results):
+    methods = {name: results.methods[name] for name in ("sdedit", "source")}
+    rows = [row for row in results.rows if row.method in methods]
+    titles = [table.title for table in Results(rows, methods).tables()]
+    assert not any(title.startswith("Paired differences") for title in titles)
+    assert "From the weakest to the strongest edit" in titles
+
+
+def test_the_page_escapes_what_users_wrote(results):
+    rows = [row("p", "ours", 0.5, 0.3, 0.6, prompt="<b>rain</b> & wind", audio="audio/p/o.flac")]
+    page = Results(rows, results.methods, "mine").html()
+    assert "“&lt;b&gt;rain&lt;/b&gt; &amp; wind”" in page
+    assert 'src="audio/p/source.flac"' in page
+    assert 'src="audio/p/o.flac"' in page
+    assert "CLAP checkpoint is not named" in page
+
+
+def test_the_summary_is_tidy(results):
+    rows = list(csv.DictReader(results.summary().splitlines()))
+    [ours] = [
+        r
+        for r in rows
+        if (r["selection"], r["edit"], r["method"], r["measure"])
+        == ("largest sum", "Addition", "ours", "sum")
+    ]
+    assert float(ours["mean"]) == pytest.approx(1.05)
+    assert (float(ours["low"]), float(ours["high"])) == (pytest.approx(1.0), pytest.approx(1.1))
+    assert ours["n"] == "2"
+
+
+# Figures
+
+
+@pytest.fixture
+def drawn():
+    """Close what a test draws."""
+    yield
+    plt.close("all")
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_grid_shows_rising_strength_on_one_scale(clip):
+    louder = [Clip(clip.waveform * gain, "edit") for gain in (0.5, 0.9)]
+    methods = [Strengths("Ours", "η", [0.2, 1.0], louder), Strengths("SDEdit", "t", [3], [clip])]
+    *axes, colour_bar = strength_grid(clip, methods).axes
+    shown = [axis for axis in axes if axis.images]
+    assert [axis.get_title(loc="left") for axis in shown] == ["pulses", "η 0.2", "η 1", "t 3"]
+    assert [axis.get_ylabel().split("\n")[0] for axis in shown] == ["source", "Ours", "", "SDEdit"]
+    assert {axis.get_xlim() for axis in shown} == {(0.0, 3.0)}
+    assert {axis.images[0].get_clim() for axis in shown} == {(-70.0, 0.0)}
+    assert max(axis.images[0].get_array().max() for axis in shown) == 0.0
+    quiet, loud = (axis.images[0].get_array().max() for axis in shown[1:3])
+    assert loud - quiet == pytest.approx(20 * np.log10(0.9 / 0.5), abs=0.01)
+    assert "dB" in colour_bar.get_ylabel()
+
+
+@pytest.mark.usefixtures("drawn")
+def test_the_curves_are_means_with_their_intervals(results):
+    figure = figure_4(results)
+    shown = {axis.get_title(loc="left"): axis for axis in figure.axes if axis.lines}
+    assert list(shown) == ["Addition: Ours", "Style transfer: Ours"] + [
+        "Addition: SDEdit",
+        "Style transfer: SDEdit",
+    ]
+    text, audio = shown["Addition: Ours"].lines
+    np.testing.assert_allclose(text.get_xydata(), [[0.5, 0.3], [1.0, 0.5]])
+    np.testing.assert_allclose(audio.get_xydata(), [[0.5, 0.75], [1.0, 0.2]])
+    band = shown["Addition: Ours"].collections[1].get_paths()[0].vertices
+    assert (band[:, 1].min(), band[:, 1].max()) == (pytest.approx(0.2), pytest.approx(0.8))
+    assert shown["Addition: Ours"].get_xlabel() == "gain"
+    [legend] = figure.legends
+    assert [label.get_text() for label in legend.get_texts()] == ["Text CLAP", "Audio CLAP"]
+
+
+def test_figures_of_nothing_are_refused(clip):
+    with pytest.raises(ValueError, match="no edits to show"):
+        strength_grid(clip, [])
+    with pytest.raises(ValueError, match="Ours has 1 edits and 2 strengths"):
+        strength_grid(clip, [Strengths("Ours", "η", [0.2, 1.0], [clip])])
+    with pytest.raises(ValueError, match="no curves to show"):
+        strength_curves({"Addition": []})
+
+
+# The command
+
+
+@pytest.fixture
+def figures():
+    """Asks for the real figures."""
+
+
+@pytest.fixture
+def run(request, monkeypatch, model, methods, sounds, table_of_pairs, tmp_path):
+    """The command with fakes for what is slow to load."""
+    monkeypatch.setattr(command, "methods_for", lambda preset: methods)
+    monkeypatch.setattr(command, "load_model", lambda name: model)
+    monkeypatch.setattr(command, "load_clap", lambda name: FakeClap())
+    if "figures" not in request.fixturenames:  # they take long
+        for name in ("figure_2", "figure_4"):
+            monkeypatch.setattr(report, name, lambda *made_from: plt.figure(figsize=(1, 1)))
+
+    def run(*options):
+        defaults = ["--pairs", str(table_of_pairs), "--out", str(tmp_path / "out")]
+        return command.main([*defaults, *options])
+
+    return run
+
+
+def test_the_command_writes_everything_and_then_has_nothing_to_do(
+    run, figures, methods, tmp_path, capsys
+):
+    out = tmp_path / "out"
+    assert run() == 0
+    assert "7 sweeps were run, 19 edits are scored." in capsys.readouterr().out
+    for name in (*WRITTEN, SEAL, "scores.csv"):
+        assert (out / name).stat().st_size > 0
+    assert json.loads((out / SEAL).read_text())["model"] == "tiny"
+    assert (
+        "pairs mine: 1 addition, 1 inpainting, 1 style transfer" in (out / "table1.md").read_text()
+    )
+    before, done = files(out), calls(methods)
+    assert run() == 0
+    assert "Nothing to do" in capsys.readouterr().out
+    assert files(out) == before
+    assert calls(methods) == done
+
+
+def test_a_lost_report_is_written_again_from_the_scores(run, methods, tmp_path):
+    run()
+    done = calls(methods)
+    table = tmp_path / "out" / "table1.md"
+    text = table.read_text()
+    table.unlink()
+    assert run() == 0
+    assert table.read_text() == text
+    assert calls(methods) == done
+
+
+def test_a_stopped_command_says_how_to_go_on(run, methods, tmp_path, capsys):
+    methods["sdedit"].fails_on.append("turn")
+    assert run() == 130
+    assert "same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "table1.md").exists()
+    methods["sdedit"].fails_on.clear()
+    assert run() == 0
+    assert [name for name, _ in methods["ours"].calls] == ["add", "fill", "turn"]
+
+
+def test_a_quick_run_and_a_whole_one_share_their_results(run, methods, tmp_path):
+    assert run("--quick", "--methods", "ours", "sdedit") == 0
+    assert "(quick)" in (tmp_path / "out" / "table1.md").read_text()
+    done = len(methods["ours"].calls)
+    assert run() == 0
+    assert len(methods["ours"].calls) == done
+    assert "(quick)" not in (tmp_path / "out" / "table1.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--pairs", "pocket28"], "There is no pair set 'pocket28'"),
+        (["--methods", "ours", "magic"], "There is no method 'magic': choose from ours, sdedit"),
+        (["--out", "{text}"], "cannot be made a folder"),
+        (["--pairs", "{text}"], "row 1: there is no column id"),
+        (["--pairs", "{silent}"], "silent.csv, row 2, columns start and end: "),
+        (["--pairs", "{silent}", "--methods", "turner"], "None of turner does an edit of"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_no_work(options, words, run, methods, tmp_path, capsys):
+    text, silent = tmp_path / "notes.csv", tmp_path / "silent.csv"
+    text.write_text("not a table\n")
+    silent.write_text("id,audio,edit,prompt\na,foley:duck/1,inpainting,Ducks\n")
+    assert run(*(option.format(text=text, silent=silent) for option in options)) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert words in error
+    assert calls(methods) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model", "pockett"], "There is no model"),
+        (["--preset", "fast"], "There are no methods for 'fast'"),
+        (["--clap", "clapp"], "There is no CLAP 'clapp'"),
+    ],
+)
+def test_unknown_names_get_one_sentence(options, words, tmp_path, capsys):
+    arguments = ["--pairs", "pocket27-offline", "--out", str(tmp_path), *options]
+    assert command.main(arguments) == 2
+    assert words in capsys.readouterr().err
