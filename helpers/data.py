@@ -8,7 +8,8 @@ Two environment variables move things:
 
 - ``AUDIO_EDITING_DATA``: a folder that holds the same files as ``<registry>/<path>``, for instance
   ``esc10/dog_bark/1-100032-A.ogg``.  What lies there is checked and used in place of a download.
-- ``AUDIO_EDITING_CACHE``: where downloads are kept; by default the user's cache folder.
+- ``AUDIO_EDITING_CACHE``: where downloads and the lessons' intermediate results are kept; by
+  default the user's cache folder.
 """
 
 from __future__ import annotations
@@ -57,6 +58,18 @@ def data_path(*parts: str) -> Path:
     if not path.exists():
         raise DataError(f"{path} is missing: restore it with `git checkout -- data`.")
     return path
+
+
+def cache_folder(path: str | Path | None = None) -> Path:
+    """Return the folder that keeps downloads and the lessons' intermediate results.
+
+    Parameters
+    ----------
+    path : str or Path, optional
+        Another folder, for instance one that outlives the runtime (Google Drive on Colab).  Without
+        it, the one that ``AUDIO_EDITING_CACHE`` names, or the user's cache folder.
+    """
+    return Path(path or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("audio-editing"))
 
 
 @dataclass(frozen=True)
@@ -156,8 +169,7 @@ class Registry:
     def _download(self, recording: Recording) -> Path:
         name = f"{self.name}/{recording.path}"
         cache = pooch.create(
-            path=pooch.os_cache("audio-editing"),
-            env=CACHE_VARIABLE,
+            path=cache_folder(),
             base_url="",
             registry={name: f"sha256:{recording.sha256}"},
             urls={name: recording.url},

@@ -202,3 +202,11 @@ def test_far_sounds_are_said_to_be_far_and_bad_captions_are_refused():
         vocabulary.compose(["duck", "rain"], "beside", rng)
     with pytest.raises(ValueError, match="one to three sounds, not 4"):
         vocabulary.compose(["duck"] * 4, "mixture", rng)
+
+
+def test_a_clip_is_the_synthesised_sound_by_its_name():
+    clip = foley.foley_clip("door_knock", seed=3, seconds=2.0)
+    event = foley.synthesise("door_knock", np.random.default_rng(3), 2.0)
+    assert clip.name == "door knock"
+    assert clip.seconds == 2.0
+    assert np.corrcoef(clip.waveform, event.waveform)[0, 1] > 0.999

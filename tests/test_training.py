@@ -155,3 +155,20 @@ def test_a_diverging_stage_stops_with_a_sentence(tmp_path):
             loop.Schedule(3, 1e-2, 8),
             tmp_path / "bad.pt",
         )
+
+
+@pytest.mark.skipif(not loop._has_fast_bfloat16(), reason="training is in float32 here")
+def test_training_in_bfloat16_sees_the_values_of_float32():
+    """Without the exceptions the second strided convolution of the UNet is wrong on AMX."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = training.new_unet().eval()
+        latent, tokens = torch.randn(4, 32, 64, 4), torch.randn(4, 6, 384)
+    inputs = (latent, torch.tensor([10, 300, 600, 990]), tokens)
+    mask = {"encoder_attention_mask": torch.ones(4, 6, dtype=torch.bool)}
+    with torch.no_grad():
+        exact = unet(*inputs, **mask).sample
+        with loop.float32_where_needed(), torch.autocast("cpu", torch.bfloat16):
+            close = unet(*inputs, **mask).sample.float()
+    assert (close - exact).norm() < 0.02 * exact.norm()
+    assert torch.nn.functional.conv2d.__name__ == "conv2d", "the exceptions end with the block"

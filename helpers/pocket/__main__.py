@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import pooch
-
+from helpers.data import cache_folder
 from helpers.pocket import report
 from helpers.pocket.training import RECIPES, Workshop
 
@@ -20,9 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.pocket", description=main.__doc__)
     parser.add_argument("stages", nargs="*", help="corpus vae … unet, or report")
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
-    parser.add_argument(
-        "--folder", type=Path, default=Path(pooch.os_cache("audio-editing")) / "pocket-training"
-    )
+    parser.add_argument("--folder", type=Path, default=cache_folder() / "pocket-training")
     parser.add_argument("--start", type=Path, help="go on from a model's weights: data/pocket")
     options = parser.parse_args()
     if options.stages == ["report"]:

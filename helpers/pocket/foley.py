@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft, signal
 
-from helpers.audio import SAMPLE_RATE
+from helpers.audio import SAMPLE_RATE, Clip
 
 HIGHEST_PARTIAL = 7_800.0  # Hz: nothing is placed between here and the Nyquist frequency
 SHORTEST, LONGEST = 0.5, 10.24  # seconds
@@ -631,6 +631,12 @@ def synthesise(label: str, rng: np.random.Generator, seconds: float) -> FoleyEve
     waveform, onsets, offsets = SYNTHESISERS[label](rng, seconds)
     waveform = (waveform / abs(waveform).max()).astype(np.float32)
     return FoleyEvent(label, waveform, onsets, offsets)
+
+
+def foley_clip(label: str, seed: int, seconds: float = 8.0) -> Clip:
+    """Synthesise one foley sound as a clip, named by its label; see :func:`synthesise`."""
+    event = synthesise(label, np.random.default_rng(seed), seconds)
+    return Clip.from_waveform(event.waveform, SAMPLE_RATE, name=label.replace("_", " "))
 
 
 def reverberate(

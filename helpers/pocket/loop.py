@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
+from torch.nn import functional
 from tqdm.auto import tqdm
 
 CHECKPOINT_EVERY = 100
@@ -76,24 +78,26 @@ def train(
     model.train()
     progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps)
     progress.set_description(checkpoint.stem)
-    for step in progress:
-        with accelerator.autocast():
-            loss = loss_of(wrapped, np.random.default_rng([step, 0x9E3779B9]))
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        rate.step()
-        optimizer.zero_grad(set_to_none=True)
-        ema.step(model.parameters())
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise FloatingPointError(
-                f"The {checkpoint.stem} stage's loss is {losses[-1]} at step {step}: lower its "
-                "learning rate and delete its checkpoint."
-            )
-        progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
-        if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-            _save(checkpoint, model, optimizer, rate, ema, step + 1, losses)
+    exceptions = nullcontext() if on_gpu or precision == "no" else float32_where_needed()
+    with exceptions:
+        for step in progress:
+            with accelerator.autocast():
+                loss = loss_of(wrapped, np.random.default_rng([step, 0x9E3779B9]))
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            rate.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.step(model.parameters())
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"The {checkpoint.stem} stage's loss is {losses[-1]} at step {step}: lower its "
+                    "learning rate and delete its checkpoint."
+                )
+            progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
+            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
+                _save(checkpoint, model, optimizer, rate, ema, step + 1, losses)
     ema.copy_to(model.parameters())
     return model.eval()
 
@@ -102,6 +106,37 @@ def _has_fast_bfloat16() -> bool:
     """Whether the processor multiplies bfloat16 itself; emulated, a step takes ten times longer."""
     features = torch.cpu.get_capabilities()
     return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
+
+
+@contextmanager
+def float32_where_needed() -> Iterator[None]:
+    """Inside ``with``, keep autocast on a CPU away from what it does badly in bfloat16.
+
+    oneDNN (torch 2.13, processors with AMX) gives wrong values, now and then NaN, for convolutions
+    of stride 2 whose output is one column wide, as the UNet's second one is.  Attention is right,
+    but slower than in float32.
+    """
+    attention, convolution = functional.scaled_dot_product_attention, functional.conv2d
+
+    def float32_attention(*qkv: Tensor, attn_mask: Tensor | None = None, **options) -> Tensor:
+        mask = None if attn_mask is None else attn_mask.float()
+        with torch.autocast("cpu", enabled=False):
+            result = attention(*(part.float() for part in qkv), attn_mask=mask, **options)
+        return result.to(qkv[0].dtype)
+
+    def strided_in_float32(image: Tensor, weight: Tensor, bias=None, stride=1, *options) -> Tensor:
+        if stride in (1, (1, 1)):
+            return convolution(image, weight, bias, stride, *options)
+        with torch.autocast("cpu", enabled=False):
+            return convolution(image.float(), weight, bias, stride, *options)
+
+    functional.scaled_dot_product_attention = float32_attention
+    functional.conv2d = strided_in_float32
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = attention
+        functional.conv2d = convolution
 
 
 def _save(

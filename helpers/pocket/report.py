@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from helpers.audio import SAMPLE_RATE, Clip, load_clip
+from helpers.audio import Clip, load_clip
 from helpers.data import data_path, load_registry
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.nonrigid import PRESETS, NonRigidEdit
@@ -234,9 +234,7 @@ class Report:
 
     def _source(self, number: int, label: str) -> Clip:
         if label in foley.LABELS:
-            rng = np.random.default_rng(HELD_OUT_SEED + 500_000 + number)
-            event = foley.synthesise(label, rng, 8.0)
-            return Clip.from_waveform(event.waveform, SAMPLE_RATE, name=label)
+            return foley.foley_clip(label, HELD_OUT_SEED + 500_000 + number)
         return [clip for name, clip in self.recordings if name == label][number % 8]
 
     def table(self) -> str:
