@@ -11,12 +11,13 @@ override START := $(value START)
 override PROMPT := $(value PROMPT)
 override OUT := $(value OUT)
 override ETA := $(value ETA)
-export AUDIO START PROMPT OUT ETA
+override REPO := $(value REPO)
+export AUDIO START PROMPT OUT ETA REPO
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 test lab lint pocket pocket-report \
-	setup-laion test-laion setup-msclap test-msclap clean
+.PHONY: help setup demo table1 test test-mutation test-browser sweeps lessons student colab lab lint pocket \
+	pocket-report setup-laion test-laion setup-msclap test-msclap clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -36,10 +37,35 @@ demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crow
 table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
 	@$(run) helpers.evaluation $(if $(OUT),--out "$$OUT") $(if $(QUICK),--quick)
 
-test: export HF_HUB_OFFLINE = 1
-test: setup ## run all tests: the package's, then every notebook as stored
+test test-mutation test-browser: export HF_HUB_OFFLINE = 1
+test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test
+test: setup ## run all tests: the package's, two of test-mutation's, every notebook as stored
+	@rm -rf .cache/test
 	MPLBACKEND=Agg $(run) pytest
-	$(if $(NOTEBOOKS),$(run) pytest --nbval --nbval-current-env --nbval-cell-timeout=600 $(NOTEBOOKS))
+	$(run) pytest --confcutdir tests/mutation tests/mutation --two-of-today
+	$(if $(NOTEBOOKS),$(run) pytest --nbval --nbval-current-env --nbval-cell-timeout=600 \
+	--nbval-sanitize-with notebooks/sanitize.cfg $(NOTEBOOKS))
+
+test-mutation: setup ## break a helper on purpose, lesson by lesson: each lesson has to notice
+	$(run) pytest --confcutdir tests/mutation tests/mutation
+
+test-browser: setup ## move a lesson's sliders in JupyterLab with a headless Chromium
+	$(run) pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
+	@for name in chromium chromium-browser google-chrome; do \
+	command -v $$name >/dev/null && exit 0; done; $(run) playwright install chromium
+	$(run) pytest --confcutdir tests/browser tests/browser
+
+sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
+	$(run) helpers.sweeps
+
+lessons: setup ## run the lessons and store their outputs, times and memory
+	$(run) helpers.lessons
+
+student: setup ## write the lessons without their solutions (OUT=dir)
+	@$(run) helpers.classroom $(if $(OUT),--out "$$OUT")
+
+colab: setup ## say where the repository is, for the lessons on Colab (REPO=owner/name)
+	@$(run) helpers.colab "$$REPO"
 
 lab: setup ## open JupyterLab on the lessons
 	$(run) jupyterlab notebooks
@@ -82,5 +108,5 @@ test-msclap: setup-msclap ## test the CLAP back end msclap in .venv-msclap
 	$(alone) .venv-msclap/bin/python -m pytest --confcutdir tests/msclap tests/msclap
 
 clean: ## remove the environments and caches
-	rm -rf .venv .venv-laion .venv-msclap .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-laion .venv-msclap .cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from datetime import date
 from pathlib import Path
 
 import nbformat
@@ -15,7 +16,7 @@ from nbformat import NotebookNode
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
 from helpers.evaluation.clap import load_clap
 
-LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 SECTIONS = [
     "Goals",
     "Setup",
@@ -26,6 +27,9 @@ SECTIONS = [
     "What to take away",
     "References",
 ]
+BOX = ["your time", "computing", "memory", "downloads"]
+EXERCISE = r"^### (\d)\. .+ \((?:easy|medium|hard), (?:open question, )?\d+ minutes\)$"
+UNCOMPARED = {"colab", "nbval-ignore-output", "nbval-skip"}
 PLAYER = r'<td[^>]*>([^<]*)</td><td><audio [^>]*src="data:audio/mpeg;base64,([^"]+)"'
 
 
@@ -38,6 +42,21 @@ def lesson(request) -> NotebookNode:
 
 def code_cells(lesson: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in lesson.cells if cell.cell_type == "code"]
+
+
+def prose_of(lesson: NotebookNode) -> str:
+    return "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
+
+
+def tags(cell: NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def texts(cell: NotebookNode) -> list[str]:
+    """What a cell printed or returned in words and figures; an object's repr is neither."""
+    printed = [o.text for o in cell.outputs if o.get("name") == "stdout"]
+    returned = [o.get("data", {}).get("text/plain", "") for o in cell.outputs]
+    return printed + [text for text in returned if not re.match(r"<|\w+\(|$", text)]
 
 
 def outputs(lesson: NotebookNode, mime: str) -> list[str]:
@@ -71,12 +90,30 @@ def test_no_error_and_no_warning_is_stored(lesson):
 
 def test_no_widget_state_is_stored(lesson):
     assert "widgets" not in lesson.metadata
+    assert set(lesson.metadata) <= {"kernelspec", "language_info"}
 
 
 def test_no_run_has_injected_parameters(lesson):
-    tags = [tag for cell in code_cells(lesson) for tag in cell.metadata.get("tags", [])]
-    assert tags.count("parameters") == 1
-    assert "injected-parameters" not in tags
+    found = [tag for cell in code_cells(lesson) for tag in tags(cell)]
+    assert found.count("parameters") == 1
+    assert "injected-parameters" not in found
+
+
+def test_nothing_is_left_to_fill_in(lesson):
+    for cell in lesson.cells:
+        assert not re.search(r"\b(?:BOX_\w+|TODO|FIXME|XXX)\b", cell.source), cell.source
+
+
+def test_no_path_of_the_writers_machine_is_stored(lesson):
+    for text in (text for cell in code_cells(lesson) for text in texts(cell)):
+        assert not re.search(r"/(?:home|root|tmp|Users)/", text), text
+
+
+def test_enough_is_compared(lesson):
+    """nbval holds what a lesson says only where a cell says something."""
+    compared = [cell for cell in code_cells(lesson) if not tags(cell) & UNCOMPARED]
+    compared = [cell for cell in compared if "NBVAL_" not in cell.source]
+    assert sum(any(text.strip() for text in texts(cell)) for cell in compared) >= 8
 
 
 def test_cells_are_short(lesson):
@@ -86,8 +123,7 @@ def test_cells_are_short(lesson):
 
 
 def test_sections_stand_in_their_order(lesson):
-    prose = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
-    prose = re.sub(r"^```.*?^```", "", prose, flags=re.DOTALL | re.MULTILINE)
+    prose = re.sub(r"^```.*?^```", "", prose_of(lesson), flags=re.DOTALL | re.MULTILINE)
     assert re.findall(r"^## (.+)$", prose, re.MULTILINE) == SECTIONS
     assert re.match(r"# .+\n\n\*\*", prose), "a title, then one sentence in bold"
     assert prose.index("## Goals") < prose.index("> **Before you start**")
@@ -95,14 +131,49 @@ def test_sections_stand_in_their_order(lesson):
     assert r"\tag{" in prose.partition("## Theory")[2].partition("## Practice")[0]
 
 
+def test_goals_are_named(lesson):
+    goals = prose_of(lesson).partition("## Goals")[2].partition("> **Before you start**")[0]
+    assert "After this lesson you can" in goals
+    assert len(re.findall(r"^- ", goals, re.MULTILINE)) >= 2
+
+
+def test_box_tells_measured_time_and_memory_and_when_they_were_measured(lesson):
+    box = dict(re.findall(r"^> \| (.+?) \| (.+) \|$", prose_of(lesson), re.MULTILINE))
+    assert list(box) == BOX
+    assert re.search(r"\d+ (?:s|seconds|minutes)\b", box["computing"]), box["computing"]
+    assert re.search(r"\d [MG]B\b", box["memory"]), box["memory"]
+    [day] = re.findall(r"\d{4}-\d{2}-\d{2}", box["computing"])
+    date.fromisoformat(day)
+
+
 def test_every_practice_cell_follows_or_precedes_prose(lesson):
     kinds = "".join(cell.cell_type[0] for cell in lesson.cells)
     assert "ccc" not in kinds, "three code cells without a word between them"
 
 
+def test_exercises_have_a_difficulty_a_time_and_a_check(lesson):
+    """Three to five; one of them may be a question that is graded by hand."""
+    inside, checks = False, []
+    for cell in lesson.cells:
+        if cell.cell_type == "markdown":
+            for heading in re.findall(r"^##+ .+$", cell.source, re.MULTILINE):
+                if heading.startswith("## "):
+                    inside = heading == "## Exercises"
+                elif inside and "SOLUTION" not in heading:
+                    assert re.match(EXERCISE, heading), heading
+                    checks.append([])
+                    assert heading.startswith(f"### {len(checks)}. "), heading
+        if inside and cell.metadata.get("nbgrader", {}).get("grade"):
+            checks[-1].append(cell.cell_type)
+    assert 3 <= len(checks) <= 5
+    assert all(len(kinds) == 1 for kinds in checks), checks
+    assert checks.count(["markdown"]) <= 1
+
+
 def test_there_is_something_to_see_and_to_hear(lesson):
-    assert len(outputs(lesson, "image/png")) >= 1
-    assert len(player_sounds(lesson)) >= 3
+    assert len(outputs(lesson, "image/png")) >= 2
+    tables = [html for html in outputs(lesson, "text/html") if "<audio" in html]
+    assert len(tables) >= 2 or len(player_sounds(lesson)) >= 3
 
 
 def test_players_hold_sound_that_is_neither_clipped_nor_silent(lesson):
@@ -115,8 +186,7 @@ def test_players_hold_sound_that_is_neither_clipped_nor_silent(lesson):
 
 
 def test_links_lead_somewhere(lesson):
-    prose = "\n".join(cell.source for cell in lesson.cells if cell.cell_type == "markdown")
-    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", prose):
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", prose_of(lesson)):
         assert (LESSONS[0].parent / target).exists(), target
 
 

@@ -47,7 +47,7 @@ def test_every_dependency_has_a_lower_bound_that_its_pin_meets(requirement):
 
 
 def test_extras_hold_what_the_default_path_does_not_need():
-    assert set(EXTRAS) == {"dev", "distributed", "laion-clap", "msclap"}
+    assert set(EXTRAS) == {"browser", "dev", "distributed", "laion-clap", "msclap"}
     default = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     assert not default & {"laion-clap", "torchaudio", "torchvision", "deepspeed", "pytest", "ruff"}
 
@@ -218,7 +218,9 @@ def checkout(tmp_path):
 
 def make(folder, *arguments):
     environment = {
-        k: v for k, v in os.environ.items() if k not in {"AUDIO", "START", "PROMPT", "OUT", "ETA"}
+        k: v
+        for k, v in os.environ.items()
+        if k not in {"AUDIO", "START", "PROMPT", "OUT", "ETA", "REPO"}
     }
     environment = {k: v for k, v in environment.items() if not k.startswith("MAKE")} | {"LANG": "C"}
     return subprocess.run(
@@ -254,6 +256,29 @@ def test_make_test_runs_package_then_notebooks(checkout):
     lines = make(checkout, "test").stdout.splitlines()
     assert "--nbval-current-env" in lines
     assert lines[-1] == "notebooks/00_quickstart.ipynb"
+
+
+def test_make_test_begins_with_an_empty_cache_of_its_own(checkout):
+    (checkout / ".venv/bin/python").write_text('#!/bin/sh\necho "$AUDIO_EDITING_CACHE"\n')
+    old = checkout / ".cache/test/result.pt"
+    old.parent.mkdir(parents=True)
+    old.touch()
+    lines = make(checkout, "test").stdout.splitlines()
+    assert str(checkout / ".cache/test") in lines
+    assert not old.exists()
+    assert "/.cache/" not in make(checkout, "lab").stdout
+
+
+def test_make_student_passes_the_folder(checkout):
+    assert make(checkout, "student").stdout.splitlines() == ["-m", "helpers.classroom"]
+    lines = make(checkout, "student", "OUT=my class").stdout.splitlines()
+    assert lines == ["-m", "helpers.classroom", "--out", "my class"]
+
+
+@pytest.mark.parametrize("repository", ["", "owner/name", "it's $(HOME)"])
+def test_make_colab_passes_the_repository_as_it_is(checkout, repository):
+    lines = make(checkout, "colab", f"REPO={repository}").stdout.splitlines()
+    assert lines == ["-m", "helpers.colab", repository]
 
 
 def test_make_names_a_python_that_is_missing(checkout):

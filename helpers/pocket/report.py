@@ -144,7 +144,7 @@ class Report:
 
     def generation(self) -> dict[str, object]:
         """Two samples of each plain prompt, named by the independent classifier."""
-        labels = [label for label in LABELS for _ in range(2)]
+        labels = [*LABELS, *LABELS]  # in two batches each: a batch has one noise for all
         return self._generate([VOCABULARY[label].plain for label in labels], labels, "generation")
 
     def paraphrases(self) -> dict[str, object]:

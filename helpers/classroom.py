@@ -1,0 +1,77 @@
+"""Student versions of the lessons: ``python -m helpers.classroom``, which is ``make student``.
+
+A lesson holds its exercises' solutions and checks in nbgrader's convention.  Here nbgrader's own
+preprocessors take the solutions out, as ``nbgrader generate_assignment`` does, without a course
+database; a course that grades gives it the lessons themselves.  nbgrader comes with the extra
+``dev``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+from nbgrader.preprocessors import (
+    CheckCellMetadata,
+    ClearOutput,
+    ClearSolutions,
+    ComputeChecksums,
+    LockCells,
+)
+
+LESSONS = Path(__file__).resolve().parent.parent / "notebooks"
+ADVICE = "Write your answer here, then run this cell and the check below."
+CODE_STUB = f'raise NotImplementedError("{ADVICE}")'
+TEXT_STUB = "*Write your answer here.*"
+
+
+def student_version(lesson: NotebookNode) -> NotebookNode:
+    """Return a lesson without solutions and outputs, its checks locked.
+
+    Parameters
+    ----------
+    lesson : NotebookNode
+        It is left as it is.  In place of its solutions, code cells raise a NotImplementedError
+        that says what to do.
+
+    Raises
+    ------
+    RuntimeError
+        If a solution is not closed, or does not stand in a solution cell.
+    """
+    student = copy.deepcopy(lesson)
+    preprocessors = (
+        LockCells(),
+        ClearSolutions(code_stub={"python": CODE_STUB}, text_stub=TEXT_STUB),
+        ClearOutput(),
+        ComputeChecksums(),
+        CheckCellMetadata(),
+    )
+    for preprocessor in preprocessors:
+        student, _ = preprocessor.preprocess(student, {})
+    return student
+
+
+def write_student_versions(out: Path, lessons: Path = LESSONS) -> list[Path]:
+    """Write the student version of every lesson of a folder; return the files."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for path in sorted(lessons.glob("[0-9]*.ipynb")):
+        nbformat.write(student_version(nbformat.read(path, as_version=4)), out / path.name)
+        written.append(out / path.name)
+    return written
+
+
+def main() -> None:
+    """Write the student versions of all lessons."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.classroom", description=main.__doc__)
+    parser.add_argument("--out", type=Path, default=LESSONS.parent / "student")
+    out = parser.parse_args().out
+    print(f"{len(write_student_versions(out))} lessons without solutions in {out}")
+
+
+if __name__ == "__main__":
+    main()

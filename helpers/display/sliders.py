@@ -1,0 +1,163 @@
+"""Sliders whose player and spectrogram follow (lesson 04): plain ipywidgets around one function.
+
+It works wherever ipywidgets do (JupyterLab, Colab, VS Code), and needs no extension of its own.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from threading import Lock
+
+import matplotlib.pyplot as plt
+from ipywidgets import HTML, Image, Layout, SelectionSlider, ValueWidget, VBox
+
+from helpers.audio import Clip
+from helpers.display.figures import spectrograms
+from helpers.display.players import players
+
+KEPT = 32  # finished renders; each holds some hundred kilobytes
+SYMBOLS = {"eta": "η"}
+SLIDER_WIDTH = "min(100%, 500px)"
+
+
+def explore(
+    render: Callable[..., Clip | list[Clip]],
+    sliders: Mapping[str, ValueWidget | tuple[Sequence, object]],
+    reference: Clip,
+) -> VBox:
+    """Sliders, and below them a player and a spectrogram that follow.
+
+    The first result is rendered before this returns.  Finished ones are kept, so that going back to
+    earlier values is instant.  If ``render`` fails, the status line says why, and what was shown
+    stays.
+
+    Parameters
+    ----------
+    render : callable
+        From one keyword argument per slider to the clip, or clips, to play.  It is called once at
+        a time, but not always from the main thread.
+    sliders : mapping of str to widget or tuple
+        By keyword argument: any ipywidgets widget with a hashable ``value``, or the values to
+        choose from and the one to begin with, which become a slider.
+    reference : Clip
+        What to compare with: it stands first, on the same axes and equally loud.
+
+    Returns
+    -------
+    VBox
+        The sliders (CSS class ``explorer-sliders``), the status line (``explorer-status``), the
+        players (``explorer-players``) and the picture (``explorer-picture``).
+
+    Raises
+    ------
+    ValueError
+        If there is no slider, or one begins with a value that it does not offer.
+    """
+    if not sliders:
+        raise ValueError("There is no slider to move: give at least one.")
+    controls = {name: _control(name, slider) for name, slider in sliders.items()}
+    return _Explorer(render, controls, reference).box
+
+
+class _Explorer:
+    """What happens when a slider moves."""
+
+    def __init__(
+        self,
+        render: Callable[..., Clip | list[Clip]],
+        controls: dict[str, ValueWidget],
+        reference: Clip,
+    ) -> None:
+        self.render = render
+        self.controls = controls
+        self.reference = reference
+        self.finished: OrderedDict[tuple, tuple[str, bytes]] = OrderedDict()
+        self.lock = Lock()  # recent front ends handle widgets beside the running cell
+        self.status = HTML()
+        self.players = HTML()
+        self.picture = Image(format="png", layout=Layout(width="100%", max_width="900px"))
+        self.box = VBox([VBox([*controls.values()]), self.status, self.players, self.picture])
+        for widget, name in zip(
+            self.box.children, ("sliders", "status", "players", "picture"), strict=True
+        ):
+            widget.add_class(f"explorer-{name}")
+        for control in controls.values():
+            control.observe(self.follow, "value")
+        self.follow()
+
+    def follow(self, change: object = None) -> None:
+        """Show the result for the sliders' values."""
+        with self.lock:
+            values = {name: control.value for name, control in self.controls.items()}
+            key = tuple(values.values())
+            if key in self.finished:
+                self.finished.move_to_end(key)
+                self.show(key, "from the cache")
+                return
+            self.say("rendering …")
+            start = time.perf_counter()
+            try:
+                self.finished[key] = self.rendered(values)
+            except Exception as error:
+                self.say(f"this did not work: {_sentence(error)}")
+                return
+            if len(self.finished) > KEPT:
+                self.finished.popitem(last=False)
+            self.show(key, f"done in {time.perf_counter() - start:.1f} s")
+
+    def rendered(self, values: dict) -> tuple[str, bytes]:
+        """Players as HTML and spectrograms as PNG, the reference first."""
+        results = self.render(**values)
+        clips = [self.reference, *([results] if isinstance(results, Clip) else results)]
+        titles = [f"source: {self.reference.name}", *(clip.name for clip in clips[1:])]
+        return players(clips, titles).data, _png(clips, titles)
+
+    def show(self, key: tuple, status: str) -> None:
+        """Put a finished result on the page, the status last."""
+        self.players.value, self.picture.value = self.finished[key]
+        self.say(status)
+
+    def say(self, status: str) -> None:
+        """Write the status line, which screen readers announce."""
+        self.status.value = f'<span role="status">{escape(status)}</span>'
+
+
+def _control(name: str, slider: ValueWidget | tuple[Sequence, object]) -> ValueWidget:
+    """Make a slider of values and a start, or prepare the widget that was given."""
+    label = SYMBOLS.get(name, name.replace("_", " "))
+    if isinstance(slider, tuple):
+        values, start = slider
+        options = [(_label(value), value) for value in values]
+        if start not in [value for _, value in options]:
+            raise ValueError(
+                f"The slider {label} begins with {start!r}, which is not one of its values: "
+                f"choose from {', '.join(text for text, _ in options)}."
+            )
+        slider = SelectionSlider(options=options, value=start, layout=Layout(width=SLIDER_WIDTH))
+    if slider.has_trait("continuous_update"):
+        slider.continuous_update = False
+    slider.description = slider.description or label
+    return slider
+
+
+def _label(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _png(clips: list[Clip], titles: list[str]) -> bytes:
+    figure = spectrograms(clips, titles)
+    try:
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+    finally:
+        plt.close(figure)
+    return file.getvalue()
+
+
+def _sentence(error: Exception) -> str:
+    """Give the first line of its message, or what kind of error it is."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,514 @@
+"""Curves over many edits, computed once: ``python -m helpers.sweeps``, which is ``make sweeps``.
+
+A lesson that shows how a result depends on a setting needs dozens of edits, which takes too long
+to wait for.  Each sweep here is a list of points and a function that measures one of them; its rows
+are kept in ``data/sweeps/<name>.csv``, and a lesson measures one of them again to show that they
+are what they say.  Beside each table a stamp names the model, the code and the data that it was
+made with: a table whose stamp no longer holds is made anew, and a test says so.
+
+All edits are the pocket model's, at the preset ``pocket`` but for what a point sets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import csv
+import hashlib
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+from itertools import product
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from helpers.audio import Clip
+from helpers.data import DATA
+from helpers.editing.embedding import EmbeddingResult, optimise_embedding
+from helpers.editing.finetuning import FineTuning, finetune
+from helpers.editing.interpolation import interpolate, sample
+from helpers.editing.nonrigid import NonRigidEdit, preset
+from helpers.editing.objective import reconstruction_loss
+from helpers.editing.optimisation import write_atomically
+from helpers.evaluation import scores
+from helpers.evaluation.clap import Clap, load_clap
+from helpers.evaluation.pairs import load_pairs
+from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.pocket import load_pocket
+from helpers.pocket.classifier import sound_probabilities
+from helpers.pocket.foley import foley_clip
+from helpers.pocket.vocabulary import LABELS, VOCABULARY
+
+FOLDER = DATA / "sweeps"
+PAIRS = (("phone_ringing", "door_knock"), ("duck", "trumpet"))  # source and target
+PAIR_SET = "pocket27-offline"
+SOURCE_SEED = 2
+LOSS_SEED, LOSS_DRAWS, LOSS_BATCH = 1_000, 64, 16  # Steps 1 and 2 train with seed 0
+ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+HELPERS = Path(__file__).resolve().parent
+CODE = (  # what a figure depends on, below helpers/
+    "audio.py",
+    "editing/*.py",
+    "evaluation/audio_tower.py",
+    "evaluation/clap.py",
+    "evaluation/onsets.py",
+    "evaluation/pairs.py",
+    "evaluation/scores.py",
+    "evaluation/structure.py",
+    "models/griffin_lim.py",
+    "models/latent_audio_model.py",
+    "models/minilm.py",
+    "models/pocket.py",
+    "pocket/classifier.py",
+    "pocket/foley.py",
+    "pocket/vocabulary.py",
+    "sweeps.py",
+)
+MATERIAL = (  # and what it depends on beside model and code, below data/
+    "pairs/pocket27-offline.csv",
+    "pocket/clap/model.safetensors",
+    "pocket/classifier/model.safetensors",
+)
+
+Row = dict[str, float | int | str]
+
+
+class SweepError(ValueError):
+    """A sweep that does not exist or has not been computed; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A stored sweep.
+
+    Attributes
+    ----------
+    name : str
+    rows : list of dict
+        One per point: its settings, then its figures.
+    """
+
+    name: str
+    rows: list[Row]
+
+
+# ---------------------------------------------------------------- reading and measuring
+
+
+def load_sweep(name: str, folder: Path = FOLDER) -> Sweep:
+    """Read a stored sweep.
+
+    Raises
+    ------
+    SweepError
+        If there is no such sweep, or it has not been computed.
+    """
+    _check_name(name)
+    if not _table(name, folder).exists():
+        raise SweepError(f"{_table(name, folder)} is missing: compute it with `make sweeps`.")
+    return Sweep(name, _read_rows(_table(name, folder)))
+
+
+def measure(name: str, model: LatentAudioModel, point: Row) -> Row:
+    """Measure one point of a sweep live.
+
+    Parameters
+    ----------
+    name : str
+    model : LatentAudioModel
+    point : dict
+        The point's settings, or a whole row of the stored sweep.
+
+    Returns
+    -------
+    dict
+        The row: settings, then figures.
+
+    Raises
+    ------
+    SweepError
+        If there is no such sweep.
+    """
+    _check_name(name)
+    points, measure_point = SWEEPS[name]
+    point = {setting: point[setting] for setting in points()[0]}
+    return {**point, **measure_point(model, **point)}
+
+
+def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FOLDER) -> bool:
+    """Tell whether a stored sweep is whole and made with the present model, code and data.
+
+    Parameters
+    ----------
+    name : str
+    model : LatentAudioModel, optional
+        The pocket model by default.
+    folder : Path
+
+    Raises
+    ------
+    SweepError
+        If there is no such sweep.
+    """
+    _check_name(name)
+    path = _table(name, folder).with_suffix(".json")
+    if not (path.exists() and _table(name, folder).exists()):
+        return False
+    if json.loads(path.read_text()) != stamp(model or _pocket()):
+        return False
+    points, _ = SWEEPS[name]
+    return len(_missing(points(), _read_rows(_table(name, folder)))) == 0
+
+
+def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
+    """Measure the points of a sweep that are not stored yet, each stored as soon as it is known.
+
+    Rows made with another model, code or data are thrown away first.
+    """
+    path = _table(name, folder)
+    now = stamp(model)
+    mark = path.with_suffix(".json")
+    if not mark.exists() or json.loads(mark.read_text()) != now:
+        path.unlink(missing_ok=True)
+        write_atomically(mark, lambda part: part.write_text(json.dumps(now, indent=1) + "\n"))
+    points = SWEEPS[name][0]()
+    rows = _read_rows(path) if path.exists() else []
+    missing = _missing(points, rows)
+    done = len(points) - len(missing)
+    for point in tqdm(missing, desc=name, initial=done, total=len(points)):
+        rows.append(measure(name, model, point))
+        _write_rows(path, rows)
+
+
+def stamp(model: LatentAudioModel) -> dict[str, str]:
+    """Fingerprints of all that a figure depends on: model, code and data."""
+    files = sorted(path for pattern in CODE for path in HELPERS.glob(pattern))
+    code = hashlib.sha256("".join(_statements(path.read_text()) for path in files).encode())
+    data = hashlib.sha256(b"".join((DATA / name).read_bytes() for name in MATERIAL))
+    return {"model": model.fingerprint, "code": code.hexdigest(), "data": data.hexdigest()}
+
+
+def _statements(source: str) -> str:
+    """Return what a module does: its syntax tree without comments, layout and docstrings."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            del node.body[0]
+    return re.sub(r"\w+=\[\]|, ", "", ast.dump(tree))  # Pythons differ in which empty lists show
+
+
+def _check_name(name: str) -> None:
+    if name not in SWEEPS:
+        raise SweepError(f"There is no sweep {name!r}: choose from {', '.join(SWEEPS)}.")
+
+
+def _table(name: str, folder: Path) -> Path:
+    return folder / f"{name}.csv"
+
+
+def _missing(points: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Points that have no row yet."""
+    return [point for point in points if not any(point.items() <= row.items() for row in rows)]
+
+
+def _read_rows(path: Path) -> list[Row]:
+    with path.open(encoding="utf-8", newline="") as table:
+        return [{k: _value(cell) for k, cell in row.items()} for row in csv.DictReader(table)]
+
+
+def _value(cell: str) -> float | int | str:
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell
+
+
+def _write_rows(path: Path, rows: Sequence[Row]) -> None:
+    def write(part: Path) -> None:
+        with part.open("w", encoding="utf-8", newline="") as table:
+            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    write_atomically(path, write)
+
+
+# ---------------------------------------------------------------- what the sweeps share
+
+
+@cache
+def _pocket() -> LatentAudioModel:
+    return load_pocket()
+
+
+@cache
+def _clap() -> Clap:
+    return load_clap("pocket")
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """A recording, what it should become, and what the model makes of both."""
+
+    model: LatentAudioModel
+    clip: Clip
+    prompt: str
+    latent: Tensor
+    target: Conditioning
+
+    def loss(self, conditioning: Conditioning, tuned: FineTuning | None = None) -> float:
+        """Eq. 1, averaged over draws that are always the same and were not trained on."""
+        generator = torch.Generator().manual_seed(LOSS_SEED)
+        with torch.no_grad(), _switched_on(tuned):
+            draws = [
+                reconstruction_loss(self.model, self.latent, conditioning, generator, LOSS_BATCH)
+                for _ in range(LOSS_DRAWS // LOSS_BATCH)
+            ]
+        return float(torch.stack(draws).mean())
+
+    def edits(
+        self,
+        optimised: Conditioning,
+        etas: Sequence[float],
+        tuned: FineTuning | None = None,
+        **sampling: object,
+    ) -> list[Clip]:
+        """Step 3 at several η; ``sampling`` replaces some of the preset's settings."""
+        settings = replace(preset("pocket").sampling, **sampling)
+        mixtures = Conditioning.cat([interpolate(optimised, self.target, eta) for eta in etas])
+        with _switched_on(tuned):
+            latents = sample(self.model, mixtures, settings, self.latent, progress=False)
+        return self.model.decode_batch(latents, self.clip)
+
+    def error(self, clip: Clip) -> float:
+        """Mean absolute log-mel difference (natural log) to the recording, over its frames."""
+        difference = (clip.log_mel() - self.clip.log_mel()).abs()
+        return float(difference[:, :, : self.clip.frames].mean())
+
+    def clap_scores(self, clips: Sequence[Clip]) -> list[tuple[float, float]]:
+        """Text CLAP and Audio CLAP of edits."""
+        return scores.clap_scores(_clap(), clips, self.prompt, self.clip)
+
+
+def _switched_on(tuned: FineTuning | None):
+    return nullcontext() if tuned is None else tuned.enabled()
+
+
+@lru_cache(maxsize=4)
+def _task(model: LatentAudioModel, source: str, target: str) -> _Task:
+    clip = foley_clip(source, seed=SOURCE_SEED)
+    prompt = f"Sound of {VOCABULARY[target].plain}"
+    return _Task(model, clip, prompt, model.encode(clip), model.embed_text(prompt))
+
+
+@lru_cache(maxsize=4)
+def _embedding(task: _Task) -> EmbeddingResult:
+    """Step 1 of the preset, once for all Steps 2 that start from it."""
+    return optimise_embedding(
+        task.model, task.latent, task.target, preset("pocket").embedding, progress=False
+    )
+
+
+def _tuned(task: _Task, **settings: object) -> tuple[Conditioning, FineTuning]:
+    """Return the preset's e_opt and a Step 2 that differs from the preset's in some settings."""
+    optimised = _embedding(task).conditioning
+    finetuning = replace(preset("pocket").finetuning, **settings)
+    return optimised, finetune(task.model, task.latent, optimised, finetuning, progress=False)
+
+
+# ---------------------------------------------------------------- the sweeps
+
+
+def step1_points() -> list[Row]:
+    """Learning rates and steps of Step 1, on two pairs."""
+    return [
+        {"source": source, "target": target, "learning_rate": rate, "steps": steps}
+        for (source, target), rate, steps in product(PAIRS, (1e-3, 5e-3, 2e-2), (25, 100, 200))
+    ]
+
+
+def measure_step1(
+    model: LatentAudioModel, source: str, target: str, learning_rate: float, steps: int
+) -> Row:
+    """Measure Step 1 alone: the model stays as it is.
+
+    Returns
+    -------
+    dict
+        ``loss``: Eq. 1; ``distance``: ‖e_opt − e_target‖ / ‖e_target‖ over attended positions;
+        ``error``: log-mel error at η = 0; ``text_half``, ``audio_half``: CLAP at η = 0.5.
+    """
+    task = _task(model, source, target)
+    settings = replace(preset("pocket").embedding, learning_rate=learning_rate, steps=steps)
+    result = optimise_embedding(model, task.latent, task.target, settings, progress=False)
+    optimised = result.conditioning
+    reconstruction, half = task.edits(optimised, [0.0, 0.5])
+    [(text, audio)] = task.clap_scores([half])
+    return {
+        "loss": task.loss(optimised),
+        "distance": _distance(optimised, task.target),
+        "error": task.error(reconstruction),
+        "text_half": text,
+        "audio_half": audio,
+    }
+
+
+def _distance(optimised: Conditioning, target: Conditioning) -> float:
+    moved, length = 0.0, 0.0
+    streams = zip(optimised.embeddings, target.embeddings, target.embedding_masks, strict=True)
+    for o, t, mask in streams:
+        moved += float(((o - t) * mask).square().sum())
+        length += float((t * mask).square().sum())
+    return (moved / length) ** 0.5
+
+
+def step2_points() -> list[Row]:
+    """Lengths of Step 2, for the whole UNet and for LoRA, on two pairs."""
+    return [
+        {"source": source, "target": target, "method": method, "steps": steps}
+        for (source, target), method, steps in product(PAIRS, ("full", "lora"), (0, 30, 100, 300))
+    ]
+
+
+def measure_step2(
+    model: LatentAudioModel, source: str, target: str, method: str, steps: int
+) -> Row:
+    """Measure Step 2 after the preset's Step 1: what it gains, and what the model forgets.
+
+    Returns
+    -------
+    dict
+        ``loss``: Eq. 1; ``error``: log-mel error at η = 0; ``text_one``: Text CLAP at η = 1,
+        sampled from pure noise; ``target_probability``: of the target label there, by the
+        independent classifier.
+    """
+    task = _task(model, source, target)
+    whole = {"learning_rate": 1e-4, "lora_rank": None} if method == "full" else {}
+    optimised, tuned = _tuned(task, steps=steps, **whole)
+    [reconstruction] = task.edits(optimised, [0.0], tuned)
+    [invention] = task.edits(optimised, [1.0], tuned, strength=1.0)
+    [(text, _)] = task.clap_scores([invention])
+    return {
+        "loss": task.loss(optimised, tuned),
+        "error": task.error(reconstruction),
+        "text_one": text,
+        "target_probability": float(sound_probabilities([invention])[0, LABELS.index(target)]),
+    }
+
+
+def strengths_points() -> list[Row]:
+    """Five η for every pair without a gap that needs no download."""
+    pairs = [pair for pair in load_pairs(PAIR_SET) if pair.edit != "inpainting"]
+    return [
+        {"pair": pair.id, "edit": pair.edit.replace("_", " "), "eta": eta}
+        for pair, eta in product(pairs, ETAS)
+    ]
+
+
+def measure_strengths(model: LatentAudioModel, pair: str, edit: str, eta: float) -> Row:
+    """Measure an edit of the pair set at one η.
+
+    Returns
+    -------
+    dict
+        ``text``, ``audio``, ``sum``: CLAP; ``onset_f1``: onsets against the source's.
+    """
+    return _strengths(model, pair)[ETAS.index(eta)]
+
+
+@lru_cache(maxsize=4)
+def _strengths(model: LatentAudioModel, identifier: str) -> list[Row]:
+    """Measure all η of a pair: one fit and one batch."""
+    [pair] = [pair for pair in load_pairs(PAIR_SET) if pair.id == identifier]
+    with NonRigidEdit(model, pair.source.clip, pair.prompt, "pocket", progress=False) as edit:
+        rows = scores.measure(_clap(), pair, edit.sweep(list(ETAS)))
+    return [
+        {
+            "text": row["text_clap"],
+            "audio": row["audio_clap"],
+            "sum": row["sum"],
+            "onset_f1": row["onset_f1"],
+        }
+        for row in rows
+    ]
+
+
+def lora_points() -> list[Row]:
+    """Ranks and learning rates of Step 2, on two pairs; rank 0 is the whole UNet."""
+    grid = [*product((2, 8, 32), (3e-4, 1e-3, 3e-3)), *product((0,), (3e-5, 1e-4))]
+    return [
+        {"source": source, "target": target, "rank": rank, "learning_rate": rate}
+        for (source, target), (rank, rate) in product(PAIRS, grid)
+    ]
+
+
+def measure_lora(
+    model: LatentAudioModel, source: str, target: str, rank: int, learning_rate: float
+) -> Row:
+    """Measure Step 2 with adapters of a rank, after the preset's Step 1.
+
+    Returns
+    -------
+    dict
+        ``parameters``: how many are trained; ``seconds_per_step``; ``loss``: Eq. 1; ``error``:
+        log-mel error at η = 0; ``eta``: that of the largest sum above 0; ``text``, ``audio``,
+        ``sum``: CLAP there.
+    """
+    task = _task(model, source, target)
+    _embedding(task)  # not part of the time below
+    started = time.perf_counter()
+    optimised, tuned = _tuned(task, learning_rate=learning_rate, lora_rank=rank or None)
+    seconds = time.perf_counter() - started
+    reconstruction, *edits = task.edits(optimised, ETAS, tuned)
+    strengths = zip(ETAS[1:], task.clap_scores(edits), strict=True)
+    eta, (text, audio) = max(strengths, key=lambda strength: sum(strength[1]))
+    return {
+        "parameters": sum(weight.numel() for weight in tuned.weights.values()),
+        "seconds_per_step": seconds / len(tuned.losses),
+        "loss": task.loss(optimised, tuned),
+        "error": task.error(reconstruction),
+        "eta": eta,
+        "text": text,
+        "audio": audio,
+        "sum": text + audio,
+    }
+
+
+SWEEPS: dict[str, tuple[Callable[[], list[Row]], Callable[..., Row]]] = {
+    "step1": (step1_points, measure_step1),
+    "step2": (step2_points, measure_step2),
+    "strengths": (strengths_points, measure_strengths),
+    "lora": (lora_points, measure_lora),
+}
+
+
+def main() -> None:
+    """Compute what is missing of the sweeps, or of those that are named."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.sweeps", description=main.__doc__)
+    parser.add_argument("names", nargs="*", help=", ".join(SWEEPS))
+    names = parser.parse_args().names or list(SWEEPS)
+    try:
+        for name in names:
+            _check_name(name)
+    except SweepError as error:
+        sys.exit(str(error))
+    for name in names:
+        run(name, _pocket())
+        print(f"{name}: {len(load_sweep(name).rows)} rows in {_table(name, FOLDER)}")
+
+
+if __name__ == "__main__":
+    main()
