@@ -1,7 +1,7 @@
 """Run the lessons and store what they print: ``python -m helpers.lessons``, or ``make lessons``.
 
 A lesson is run whole, in order, with an empty cache, and stored with its outputs.  The box at its
-beginning gets the time it took, the memory its kernel held at most, and the date.
+beginning gets the processor time it took, the memory its kernel held at most, and the date.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import re
 import resource
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from multiprocessing import get_context
@@ -36,7 +35,7 @@ def run_lesson(path: Path) -> str:
     Returns
     -------
     str
-        Time and memory in words.  The memory is that of all this process's children, so run each
+        Time and memory in words.  They are those of all this process's children, so run each
         lesson in a process of its own.
 
     Raises
@@ -47,22 +46,20 @@ def run_lesson(path: Path) -> str:
     lesson = nbformat.read(path, as_version=4)
     os.environ.pop("MPLBACKEND", None)  # the kernel's own backend stores figures
     execute = ExecutePreprocessor(timeout=CELL_SECONDS, kernel_name="python3", record_timing=False)
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as cache:
         os.environ[CACHE_VARIABLE] = cache
         lesson, _ = execute.preprocess(lesson, {"metadata": {"path": str(path.parent)}})
-    seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    gigabytes = peak * (1 if sys.platform == "darwin" else 1024) / 1e9
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = f"{used.ru_utime + used.ru_stime:.0f} seconds of one CPU core, without a GPU"
+    memory = f"{used.ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 1e9:.1f} GB"
 
     clear = ClearMetadataPreprocessor(
         clear_cell_metadata=False, preserve_nb_metadata_mask=KEPT_METADATA
     )
     lesson, _ = clear.preprocess(lesson, {})
-    time_taken = f"{seconds:.0f} seconds on {os.cpu_count()} CPU cores, without a GPU"
-    fill_box(lesson, f"{time_taken} (measured {date.today()})", f"{gigabytes:.1f} GB")
+    fill_box(lesson, f"{seconds} (measured {date.today()})", memory)
     nbformat.write(lesson, path)
-    return f"{path.stem}: {time_taken}, {gigabytes:.1f} GB"
+    return f"{path.stem}: {seconds}, {memory}"
 
 
 def fill_box(lesson: NotebookNode, computing: str, memory: str) -> None:

@@ -43,8 +43,8 @@ PRESETS = {
     "paper": EditSettings(),
     "pocket": EditSettings(
         EmbeddingSettings(steps=100, learning_rate=5e-3, batch_size=4),
-        FinetuningSettings(steps=100, learning_rate=1e-3, batch_size=4, lora_rank=8),
-        SamplingSettings(steps=50, guidance_scale=2.0, strength=0.92),
+        FinetuningSettings(steps=60, learning_rate=5e-4, batch_size=4, lora_rank=8),
+        SamplingSettings(steps=50, guidance_scale=2.5, strength=0.94),
     ),
     "t4": EditSettings(
         finetuning=FinetuningSettings(learning_rate=1e-4, lora_rank=8),
