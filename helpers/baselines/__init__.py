@@ -50,7 +50,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "ours-lora": Ours(_POCKET_LORA, "Ours (LoRA)"),
         "ours-without-step1": OursWithoutStep1(
             _POCKET_LORA,
-            strengths=(0.5, 0.7, 0.8, 0.92, 1.0),
+            strengths=(0.5, 0.7, 0.8, _POCKET_LORA.sampling.strength, 1.0),
             fixed_strength=_POCKET_LORA.sampling.strength,
         ),
         "ours-without-step2": without_step_2(_POCKET_LORA),
