@@ -64,7 +64,7 @@ def test_stored_sweep_is_up_to_date(name):
 
 def test_sweeps_are_those_that_the_lessons_show():
     sizes = {name: len(points()) for name, (points, _) in SWEEPS.items()}
-    assert sizes == {"step1": 18, "step2": 16, "strengths": 90, "lora": 22}
+    assert sizes == {"step1": 12, "step2": 12, "strengths": 90, "lora": 20}
 
 
 def test_stamp_covers_every_module_that_can_change_a_figure():
