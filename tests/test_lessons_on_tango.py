@@ -13,6 +13,16 @@ from papermill.iorw import load_notebook_node
 from papermill.parameterize import parameterize_notebook
 from published_layouts import write_tiny_hub
 
+SHORT_PRESET = """
+from helpers.editing.embedding import EmbeddingSettings
+from helpers.editing.finetuning import FinetuningSettings
+from helpers.editing.interpolation import SamplingSettings
+from helpers.editing.nonrigid import PRESETS, EditSettings
+
+PRESETS["fast"] = EditSettings(
+    EmbeddingSettings(steps=2), FinetuningSettings(steps=2, lora_rank=2), SamplingSettings(steps=3)
+)
+"""
 LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 
 
@@ -40,6 +50,7 @@ def test_a_lesson_runs_on_tango(path, hub, tmp_path, monkeypatch):
     values = {"model_name": "tango", "preset_name": "fast"} | few_steps(lesson)
     lesson = parameterize_notebook(lesson, values)
     lesson, _ = TagRemovePreprocessor(remove_cell_tags={"quality"}).preprocess(lesson, {})
+    lesson.cells.insert(0, nbformat.v4.new_code_cell(SHORT_PRESET))
     execute = ExecutePreprocessor(timeout=300, kernel_name="python3")
     lesson, _ = execute.preprocess(lesson, {"metadata": {"path": str(path.parent)}})
     assert all(c.execution_count for c in lesson.cells if c.cell_type == "code" and c.source)
