@@ -220,7 +220,7 @@ def make(folder, *arguments):
     environment = {
         k: v
         for k, v in os.environ.items()
-        if k not in {"AUDIO", "START", "PROMPT", "OUT", "ETA", "REPO"}
+        if k not in {"AUDIO", "START", "PROMPT", "OUT", "ETA", "REPO", "AUDIO_EDITING_CACHE"}
     }
     environment = {k: v for k, v in environment.items() if not k.startswith("MAKE")} | {"LANG": "C"}
     return subprocess.run(
