@@ -71,10 +71,10 @@ def fill_box(lesson: NotebookNode, computing: str, memory: str) -> None:
         If the lesson has no box with these two rows.
     """
     for cell in lesson.cells:
-        if cell.cell_type == "markdown" and "> **Before you start**" in cell.source:
+        if cell.cell_type == "markdown" and "**Before you start**" in cell.source:
             for row, text in {"computing": computing, "memory": memory}.items():
                 cell.source, found = re.subn(
-                    rf"^> \| {row} \| .* \|$", f"> | {row} | {text} |", cell.source, flags=re.M
+                    rf"^\| {row} \| .* \|$", f"| {row} | {text} |", cell.source, flags=re.M
                 )
                 if found != 1:
                     raise ValueError(f"The box needs one row on {row}, and has {found}.")

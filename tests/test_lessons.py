@@ -8,7 +8,7 @@ from nbconvert.preprocessors import CellExecutionError
 
 from helpers import lessons
 
-BOX = "> **Before you start**\n>\n> | | |\n> |---|---|\n> | computing | ? |\n> | memory | ? |"
+BOX = "**Before you start**\n\n| | |\n|---|---|\n| computing | ? |\n| memory | ? |"
 
 
 @pytest.fixture

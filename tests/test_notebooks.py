@@ -126,19 +126,20 @@ def test_sections_stand_in_their_order(lesson):
     prose = re.sub(r"^```.*?^```", "", prose_of(lesson), flags=re.DOTALL | re.MULTILINE)
     assert re.findall(r"^## (.+)$", prose, re.MULTILINE) == SECTIONS
     assert re.match(r"# .+\n\n\*\*", prose), "a title, then one sentence in bold"
-    assert prose.index("## Goals") < prose.index("> **Before you start**")
-    assert prose.index("> **Before you start**") < prose.index("## Setup")
+    assert prose.index("## Goals") < prose.index("**Before you start**")
+    assert prose.index("**Before you start**") < prose.index("## Setup")
     assert r"\tag{" in prose.partition("## Theory")[2].partition("## Practice")[0]
 
 
 def test_goals_are_named(lesson):
-    goals = prose_of(lesson).partition("## Goals")[2].partition("> **Before you start**")[0]
+    goals = prose_of(lesson).partition("## Goals")[2].partition("**Before you start**")[0]
     assert "After this lesson you can" in goals
     assert len(re.findall(r"^- ", goals, re.MULTILINE)) >= 2
 
 
 def test_box_tells_measured_time_and_memory_and_when_they_were_measured(lesson):
-    box = dict(re.findall(r"^> \| (.+?) \| (.+) \|$", prose_of(lesson), re.MULTILINE))
+    box = prose_of(lesson).partition("**Before you start**")[2].partition("## Setup")[0]
+    box = dict(re.findall(r"^\| (.+?) \| (.+) \|$", box, re.MULTILINE))
     assert list(box) == BOX
     assert re.search(r"\d+ (?:s|seconds|minutes)\b", box["computing"]), box["computing"]
     assert re.search(r"\d [MG]B\b", box["memory"]), box["memory"]
