@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
 from helpers.evaluation.clap import load_clap
+from helpers.pocket.classifier import name_sounds
 
 LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 SECTIONS = [
@@ -192,7 +193,7 @@ def test_links_lead_somewhere(lesson):
 
 
 def test_the_quickstart_edit_moves_from_the_recording_to_the_sentence():
-    """Stored sounds: Text CLAP grows with η and Audio CLAP falls."""
+    """Stored sounds: Text CLAP grows with η, Audio CLAP falls, and the classifier agrees."""
     (_, source), *rest = player_sounds(nbformat.read(LESSONS[0], as_version=4))[:5]
     source, edits = Clip(source), [Clip(waveform, title) for title, waveform in rest]
     clap = load_clap("pocket")
@@ -200,3 +201,5 @@ def test_the_quickstart_edit_moves_from_the_recording_to_the_sentence():
     audio = [clap.audio_score(edit, source) for edit in edits]
     assert text[-1] > text[0]
     assert audio[0] > audio[-1]
+    heard = name_sounds([source, edits[0], edits[-1]])
+    assert heard == ["phone_ringing", "phone_ringing", "door_knock"]

@@ -37,7 +37,7 @@ def test_the_latent_has_the_stated_shape_and_unit_scale(pocket, knocks):
 
 def test_the_autoencoder_gives_the_log_mel_back(pocket, knocks):
     error = (pocket.decode_log_mel(pocket.encode(knocks)) - knocks.log_mel()).abs()
-    assert error[:, :, : knocks.frames].mean() < 0.6
+    assert error[:, :, : knocks.frames].mean() < 0.3
 
 
 def test_decoding_keeps_the_true_length_and_is_audible(pocket, knocks):
@@ -48,8 +48,7 @@ def test_decoding_keeps_the_true_length_and_is_audible(pocket, knocks):
 
 
 def test_prompts_steer_the_samples(pocket):
-    # Sounds that the shipped weights do generate; the report measures all twenty-six.
-    labels = ("door_knock", "applause", "duck", "glass")
+    labels = ("siren", "typing", "wind", "church_bell")  # the report measures all twenty-six
     prompts = [VOCABULARY[label].plain for label in labels]
     latents = sample(pocket, pocket.embed_text(prompts), SamplingSettings(steps=25), progress=False)
     probabilities = sound_probabilities(pocket.decode_batch(latents))

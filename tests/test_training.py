@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from helpers.audio import CLIP_SAMPLES, PEAK
+from helpers.models.pocket import LOG_MEL_MEAN, LOG_MEL_SCALE, new_autoencoder
 from helpers.pocket import dataset, loop, training
 from helpers.pocket.corpus import CAPTIONS_PER_SCENE, make_scene
 
@@ -93,6 +94,33 @@ def test_a_lost_thin_line_costs_four_times_a_lost_plain_bin():
     lost_bin = training.reconstruction_error(beside, line)
     assert training.reconstruction_error(line, line) == 0
     assert lost_line / lost_bin == pytest.approx(4)
+
+
+def test_the_autoencoder_keeps_the_principal_components_and_loses_the_rest():
+    generator = torch.Generator().manual_seed(0)
+    deviations = torch.linspace(4, 0.1, 256)
+    rotation = torch.linalg.qr(torch.randn(256, 256, generator=generator))[0]
+    patches = (torch.randn(4096, 256, generator=generator) * deviations) @ rotation
+    # 64 clips of 16 × 4 patches; what the fit divides by is put back in here.
+    clips = patches.reshape(64, 16, 4, 16, 16).transpose(2, 3).reshape(64, 256, 64)
+    log_mels = clips * LOG_MEL_SCALE + LOG_MEL_MEAN
+    model = new_autoencoder().eval()
+    training.fit_principal_components(model, log_mels)
+
+    posterior = model.encode(log_mels[:, None]).latent_dist
+    decoded = model.decode(posterior.mode()).sample
+    values, vectors = np.linalg.eigh(np.cov(patches.numpy().T))
+    kept = vectors[:, ::-1][:, :32]
+    centred = patches.numpy() - patches.numpy().mean(0)
+    lost = np.square(centred - centred @ kept @ kept.T).mean()
+    error = (decoded - log_mels[:, None]) / LOG_MEL_SCALE
+    assert error.square().mean().item() == pytest.approx(lost, rel=1e-3)
+    # A component of standard deviation s is divided by √s; the others' mean variance is the noise.
+    expected = values[::-1][:32] ** 0.25
+    spread = posterior.mode().std((0, 2, 3))
+    assert spread.detach().numpy() == pytest.approx(expected, rel=1e-3)
+    noise = values[::-1][32:].mean() / expected**2
+    assert posterior.var[0, :, 0, 0].detach().numpy() == pytest.approx(noise, rel=1e-3)
 
 
 def test_a_stage_goes_on_from_another_models_weights(tmp_path, rendered):

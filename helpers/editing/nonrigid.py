@@ -44,7 +44,7 @@ PRESETS = {
     "pocket": EditSettings(
         EmbeddingSettings(steps=100, learning_rate=5e-3, batch_size=4),
         FinetuningSettings(steps=60, learning_rate=5e-4, batch_size=4, lora_rank=8),
-        SamplingSettings(steps=50, guidance_scale=2.5, strength=0.94),
+        SamplingSettings(steps=50, guidance_scale=2.5, strength=0.9),
     ),
     "t4": EditSettings(
         finetuning=FinetuningSettings(learning_rate=1e-4, lora_rank=8),

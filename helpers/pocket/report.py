@@ -1,8 +1,9 @@
 """Measure the pocket model on data that no stage saw: ``python -m helpers.pocket report``.
 
 Recordings are ESC-10's fold 5, foley is drawn from seeds that training never uses.  Each figure is
-written to ``data/pocket/report.json`` as soon as it is known, stamped with the model's fingerprint,
-so a stopped report goes on; the model card's table is made from that file.
+written to ``data/pocket/report.json`` as soon as it is known, stamped with a fingerprint of all
+weights and of the preset, so a stopped report goes on; the model card's table is made from that
+file.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from helpers.audio import Clip, load_clip
 from helpers.data import data_path, load_registry
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.nonrigid import PRESETS, NonRigidEdit
+from helpers.editing.optimisation import fingerprint
 from helpers.evaluation.clap import PocketClap
 from helpers.evaluation.onsets import detect_onsets, onset_f1
 from helpers.models.pocket import load_pocket
@@ -61,6 +63,8 @@ TARGETS = {
     "named_after_vae_accuracy": ("–", "–"),
     "generation_accuracy": ("≥ 60 %", "85 %"),
     "paraphrase_accuracy": ("≥ 45 %", "75 %"),
+    "eta0_log_mel_error_preset": ("–", "–"),
+    "eta0_log_mel_error_noise": ("–", "–"),
     "eta0_error_over_vae_preset": ("≤ 1.5", "1.1"),
     "eta0_error_over_vae_noise": ("≤ 2.5", "1.3"),
     "onset_f1_preset": ("≥ 0.8", "0.95"),
@@ -91,8 +95,12 @@ class Report:
         self.model = load_pocket(self.folder)
         self.clap = PocketClap(self.folder / "clap")
         self.path = self.folder / "report.json"
+        judges = [
+            (self.folder / name / "model.safetensors").read_bytes() for name in ("clap", "classifier")
+        ]
+        self.stamp = fingerprint(self.model.fingerprint, *judges, PRESETS["pocket"])
         stored = json.loads(self.path.read_text()) if self.path.exists() else {}
-        same = stored.get("model") == self.model.fingerprint
+        same = stored.get("stamp") == self.stamp
         self.figures: dict[str, object] = stored["figures"] if same else {}
 
     def run(self) -> None:
@@ -108,7 +116,7 @@ class Report:
         for first, measure in groups.items():
             if first not in self.figures:
                 self.figures.update(measure())
-                content = {"model": self.model.fingerprint, "figures": self.figures}
+                content = {"stamp": self.stamp, "figures": self.figures}
                 self.path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
                 write_table(self.folder / "README.md", self.table())
         print(self.table())
@@ -200,6 +208,8 @@ class Report:
         text = np.array(by_name["text_1"]) - by_name["text_0"]
         audio = np.array(by_name["audio_0"]) - by_name["audio_1"]
         return {
+            "eta0_log_mel_error_preset": float(np.mean(by_name["error_preset"])),
+            "eta0_log_mel_error_noise": float(np.mean(by_name["error_noise"])),
             "eta0_error_over_vae_preset": _ratio(rows, "error_preset"),
             "eta0_error_over_vae_noise": _ratio(rows, "error_noise"),
             **{
