@@ -69,7 +69,7 @@ def test_the_vocoder_loss_is_zero_for_the_same_waveform_and_grows_with_noise(ren
     assert 0 < slightly < heavily
 
 
-def test_augmented_mels_keep_their_shape_and_range_and_half_are_smeared(rendered):
+def test_augmented_mels_keep_their_shape_and_range_and_half_are_smeared(rendered, monkeypatch):
     mels = torch.stack([rendered.log_mel(i)[None] for i in range(16)])
     augmented = training._augmented(mels, np.random.default_rng(0))
     assert augmented.shape == mels.shape
@@ -79,8 +79,12 @@ def test_augmented_mels_keep_their_shape_and_range_and_half_are_smeared(rendered
     def roughness(batch):
         return (batch[:, :, 1:] - batch[:, :, :-1]).abs().mean((1, 2, 3))
 
-    smoother = roughness(augmented) < 0.6 * roughness(mels)
-    assert 3 <= smoother.sum() <= 13
+    for width in ("SMEAR_FRAMES", "SMEAR_BINS"):
+        monkeypatch.setattr(training, width, 0.0)
+    sharp = training._augmented(mels, np.random.default_rng(0))
+    smeared = [not torch.equal(a, b) for a, b in zip(augmented, sharp, strict=True)]
+    assert 3 <= sum(smeared) <= 13
+    assert (roughness(augmented)[smeared] < roughness(sharp)[smeared]).all()
 
 
 def test_a_lost_thin_line_costs_four_times_a_lost_plain_bin():

@@ -96,7 +96,8 @@ class Report:
         self.clap = PocketClap(self.folder / "clap")
         self.path = self.folder / "report.json"
         judges = [
-            (self.folder / name / "model.safetensors").read_bytes() for name in ("clap", "classifier")
+            (self.folder / name / "model.safetensors").read_bytes()
+            for name in ("clap", "classifier")
         ]
         self.stamp = fingerprint(self.model.fingerprint, *judges, PRESETS["pocket"])
         stored = json.loads(self.path.read_text()) if self.path.exists() else {}
