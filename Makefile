@@ -30,7 +30,7 @@ setup: .venv/.complete ## make the environment .venv (PYTHON=… names the inter
 	Python 3.11 or newer, or name one with PYTHON=/path/to/python3.11." >&2; exit 1; }
 	@$(PYTHON) helpers/set_up.py
 
-demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crowing" OUT=dir ETA=0.6)
+demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crowing" OUT=dir ETA=0.9)
 	@$(run) helpers.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
 	$(if $(PROMPT),--prompt "$$PROMPT") $(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
 
