@@ -19,7 +19,7 @@ from helpers.evaluation import __main__ as command
 from helpers.evaluation import report, scores
 from helpers.evaluation.experiment import Experiment, quick
 from helpers.evaluation.pairs import load_pairs
-from helpers.evaluation.report import SEAL, WRITTEN, figure_4
+from helpers.evaluation.report import SEAL, WRITTEN, figure_2, figure_4
 from helpers.evaluation.scores import ScoresError, clap_scores, measure, read_rows, write_rows
 from helpers.evaluation.table import NOTHING, PAPER, Results, paper_table
 from helpers.pocket.vocabulary import LABELS
@@ -514,6 +514,17 @@ def test_the_grid_shows_rising_strength_on_one_scale(clip):
     quiet, loud = (axis.images[0].get_array().max() for axis in shown[1:3])
     assert loud - quiet == pytest.approx(20 * np.log10(0.9 / 0.5), abs=0.01)
     assert "dB" in colour_bar.get_ylabel()
+
+
+@pytest.mark.usefixtures("drawn")
+def test_figure_2_shows_quiet_edits_as_bright_as_loud_ones(experiment):
+    experiment.run(progress=False)
+    *axes, _ = figure_2(experiment).axes
+    shown = [axis for axis in axes if axis.images]
+    assert len(shown) == 1 + 3 + 3 + 1  # the source, then each method's strengths
+    # Every edit is the source times a gain between 0.625 and 2, which is 10 dB.
+    brightest = [axis.images[0].get_array().max() for axis in shown]
+    np.testing.assert_allclose(brightest, 0.0, atol=0.01)
 
 
 @pytest.mark.usefixtures("drawn")

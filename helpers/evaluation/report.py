@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,7 +13,7 @@ import numpy as np
 import soundfile
 from matplotlib.figure import Figure
 
-from helpers.audio import Clip
+from helpers.audio import Clip, match_loudness
 from helpers.display.figures import Curves, Strengths, strength_curves, strength_grid
 from helpers.editing.optimisation import write_atomically
 from helpers.evaluation.experiment import Experiment
@@ -62,10 +63,11 @@ def is_written(folder: Path, seal: str) -> bool:
 
 
 def figure_2(experiment: Experiment) -> Figure:
-    """Rising strength on the first style transfer pair, or else on the first pair."""
+    """Rising strength on the first style transfer pair, or else on the first pair, equally loud."""
     rows = experiment.rows()
     pairs = sorted(experiment.pairs, key=lambda pair: pair.edit != "style_transfer")
     pair = next(pair for pair in pairs if any(row.pair == pair.id for row in rows))
+    source = Clip(pair.source.clip.waveform, f"source of “{pair.prompt}”")
     shown = []
     for name in _with_a_knob(experiment.methods):
         mine = sorted(
@@ -76,7 +78,11 @@ def figure_2(experiment: Experiment) -> Figure:
             edits = [_read(experiment.folder / row.audio) for row in mine]
             method = experiment.methods[name]
             shown.append(Strengths(method.name, method.knob, [r.strength for r in mine], edits))
-    return strength_grid(Clip(pair.source.clip.waveform, f"source of “{pair.prompt}”"), shown)
+    # A quiet edit would be black beside a loud one, whatever it holds.
+    source, *heard = match_loudness([source, *(clip for row in shown for clip in row.edits)])
+    equally_loud = iter(heard)
+    rows_shown = [replace(row, edits=[next(equally_loud) for _ in row.edits]) for row in shown]
+    return strength_grid(source, rows_shown)
 
 
 def figure_4(results: Results) -> Figure:
