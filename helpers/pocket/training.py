@@ -18,6 +18,7 @@ from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
 from safetensors.torch import load_model
 from scipy.ndimage import gaussian_filter
+from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
@@ -313,18 +314,18 @@ def fit_principal_components(model: PocketAutoencoder, log_mels: Iterable[Tensor
             for mel in log_mels
         ]
     )
-    mean = patches.double().mean(0)
-    variances, components = torch.linalg.eigh(patches.double().T.cov())
     channels = model.config.latent_channels
-    kept = variances.flip(0)[:channels]
-    noise = variances.flip(0)[channels:].mean()
-    scale = kept**0.25
-    directions = components.flip(1)[:, :channels].T
+    principal = PCA(channels, svd_solver="covariance_eigh").fit(patches.double().numpy())
+    mean, variances, directions = (
+        torch.from_numpy(part)
+        for part in (principal.mean_, principal.explained_variance_, principal.components_)
+    )
+    scale = variances**0.25
     analysis, synthesis = directions / scale[:, None], directions * scale[:, None]
     model.encoder.weight.zero_()
     model.encoder.weight[:channels] = analysis.unflatten(1, (1, *kernel))
     model.encoder.bias[:channels] = -analysis @ mean
-    model.encoder.bias[channels:] = (noise / scale**2).log()
+    model.encoder.bias[channels:] = (principal.noise_variance_ / scale**2).log()
     model.shortcut.weight.copy_(synthesis.unflatten(1, (1, *kernel)))
     # One bias for all places of a patch: the patches' mean hardly varies between them.
     model.shortcut.bias.fill_(mean.mean())
