@@ -201,7 +201,7 @@ class Experiment:
         made_with = self.model.fingerprint, self.clap.name
         return {
             (sweep.pair.id, sweep.method): fingerprint(
-                *made_with, *_contents(sweep.pair), _settings(self.methods[sweep.method])
+                *made_with, *_contents(sweep.pair), describe(self.methods[sweep.method])
             )[:FINGERPRINT_DIGITS]
             for sweep in self.sweeps()
         }
@@ -212,8 +212,8 @@ def _contents(pair: Pair) -> tuple[object, ...]:
     return torch.from_numpy(source.clip.waveform), source.gap, pair.edit, pair.prompt, pair.target
 
 
-def _settings(method: Method) -> str:
-    """Describe a method's settings but for its strengths: others may be asked for later."""
+def describe(method: Method) -> str:
+    """Tell a method's settings but for its strengths: others may be asked for later."""
     left_out = "strengths", "fixed_strength"
     names = [f.name for f in fields(method) if f.compare and f.name not in left_out]
     return f"{type(method).__name__} {[(name, getattr(method, name)) for name in names]}"

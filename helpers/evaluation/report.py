@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from helpers.audio import Clip, match_loudness
 from helpers.display.figures import Curves, Strengths, strength_curves, strength_grid
 from helpers.editing.optimisation import write_atomically
-from helpers.evaluation.experiment import Experiment
+from helpers.evaluation.experiment import Experiment, describe
 from helpers.evaluation.selection import bootstrap
 from helpers.evaluation.table import EDIT_TITLES, FLOORS, MEASURES, Results
 
@@ -42,7 +42,7 @@ def write_report(experiment: Experiment, pairs: str) -> bool:
     """
     results = Results(experiment.rows(), experiment.methods, pairs)
     folder = experiment.folder
-    seal = json.dumps(_made_from(experiment, results), indent=1, ensure_ascii=False) + "\n"
+    seal = json.dumps(made_from(experiment, results), indent=1, ensure_ascii=False) + "\n"
     if is_written(folder, seal):
         return False
     (folder / SEAL).unlink(missing_ok=True)
@@ -60,6 +60,21 @@ def is_written(folder: Path, seal: str) -> bool:
     if not all((folder / name).is_file() for name in (*WRITTEN, SEAL)):
         return False
     return (folder / SEAL).read_text(encoding="utf-8") == seal
+
+
+def made_from(experiment: Experiment, results: Results) -> dict[str, object]:
+    """Collect what decides what the report says: model, judge, pairs, methods and scores."""
+    return {
+        "model": experiment.model.name,
+        "fingerprint": experiment.model.fingerprint,
+        "clap": experiment.clap.name,
+        "pairs": results.pairs,
+        "ids": [pair.id for pair in experiment.pairs],
+        "settings": {name: describe(method) for name, method in experiment.methods.items()},
+        "strengths": {name: experiment.strengths_of(name) for name in experiment.methods},
+        "fixed": {name: method.fixed_strength for name, method in experiment.methods.items()},
+        "scores": hashlib.sha256(repr(results.rows).encode()).hexdigest(),
+    }
 
 
 def figure_2(experiment: Experiment) -> Figure:
@@ -111,20 +126,6 @@ def _with_a_knob(methods: Sequence[str]) -> list[str]:
     """Methods that the paper's figures could show, or all if there is none of them."""
     shown = [name for name in methods if name not in (*FLOORS, *ABLATIONS)]
     return shown or list(methods)
-
-
-def _made_from(experiment: Experiment, results: Results) -> dict[str, object]:
-    """Collect what decides what the report says."""
-    return {
-        "model": experiment.model.name,
-        "fingerprint": experiment.model.fingerprint,
-        "clap": experiment.clap.name,
-        "pairs": results.pairs,
-        "ids": [pair.id for pair in experiment.pairs],
-        "strengths": {name: experiment.strengths_of(name) for name in experiment.methods},
-        "fixed": {name: method.fixed_strength for name, method in experiment.methods.items()},
-        "scores": hashlib.sha256(repr(results.rows).encode()).hexdigest(),
-    }
 
 
 def _read(path: Path) -> Clip:
