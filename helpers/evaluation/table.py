@@ -79,9 +79,10 @@ PAPER: dict[str, dict[str, tuple[float, float, float]]] = {
     },
 }
 PAPER_NOTE = (
-    "As published, not measured here: Paissan et al., 2024, Table 1, on TANGO, 27 clips of 10 s. "
-    "The CLAP checkpoint is not named there; scores of different CLAP checkpoints do not compare, "
-    "so read the order of its methods, not the size of its numbers."
+    "As published, not measured here: Paissan et al., 2024, Table 1, 27 clips of 10 s. Ours ran on "
+    "TANGO there, AudioLDM and AUDIT are models of their own, and the CLAP checkpoint is not "
+    "named: its numbers do not compare with any measured here, and its order is one of models as "
+    "much as of methods."
 )
 
 
