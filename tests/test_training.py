@@ -7,6 +7,7 @@ from torch import nn
 
 from helpers.audio import CLIP_SAMPLES, PEAK
 from helpers.models.pocket import LOG_MEL_MEAN, LOG_MEL_SCALE, new_autoencoder
+from helpers.pocket import __main__ as command
 from helpers.pocket import dataset, loop, training
 from helpers.pocket.corpus import CAPTIONS_PER_SCENE, make_scene
 
@@ -204,3 +205,23 @@ def test_training_in_bfloat16_sees_the_values_of_float32():
             close = unet(*inputs, **mask).sample.float()
     assert (close - exact).norm() < 0.02 * exact.norm()
     assert torch.nn.functional.conv2d.__name__ == "conv2d", "the exceptions end with the block"
+
+
+def test_the_command_runs_the_named_stages_in_order_and_tells_their_time(
+    tmp_path, monkeypatch, capsys
+):
+    done = []
+    for name in ("corpus", "captions", "vae"):
+        monkeypatch.setattr(training.Workshop, name, lambda self, name=name: done.append(name))
+    arguments = ["pocket", "captions", "corpus", "--folder", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", arguments)
+    command.main()
+    assert done == ["captions", "corpus"]
+    assert capsys.readouterr().out == "captions: 0.0 minutes\ncorpus: 0.0 minutes\n"
+
+
+def test_the_command_refuses_an_unknown_stage(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["pocket", "autoencoder", "--folder", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "unknown stage ['autoencoder']: choose from" in capsys.readouterr().err

@@ -7,6 +7,7 @@ the stages named; ``python -m helpers.pocket report`` measures the weights in ``
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 from helpers.data import cache_folder
@@ -30,7 +31,9 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown stage {sorted(unknown)}: choose from {list(workshop.stages)}")
     for name in options.stages or workshop.stages:
+        started = time.perf_counter()
         workshop.stages[name]()
+        print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes")
 
 
 if __name__ == "__main__":
