@@ -341,6 +341,37 @@ def test_a_checkpoint_of_anything_else_is_refused(model, latent, target, tmp_pat
             optimise_embedding(*arguments, checkpoint=checkpoint, progress=False)
 
 
+def test_a_checkpoint_is_the_same_run_s_on_a_computer_that_rounds_otherwise(
+    model, latent, target, tmp_path
+):
+    path = tmp_path / "step.pt"
+    first = optimise_embedding(model, latent, target, EMBEDDING, None, path, progress=False)
+    rounded = target.replace_embeddings([target.tokens[0] * (1 + 1e-5)])
+    again = optimise_embedding(
+        model, latent * (1 - 1e-5), rounded, EMBEDDING, None, path, progress=False
+    )
+    assert torch.equal(again.conditioning.tokens[0], first.conditioning.tokens[0])
+
+
+def test_a_checkpoint_in_another_precision_is_refused(model, latent, target, tmp_path):
+    path = tmp_path / "step.pt"
+    optimise_embedding(model, latent, target, EMBEDDING, None, path, progress=False)
+    model.unet.to(torch.bfloat16)
+    with pytest.raises(CheckpointError, match="belongs to another"):
+        optimise_embedding(model, latent, target, EMBEDDING, None, path, progress=False)
+
+
+def test_a_full_disk_is_one_sentence(model, latent, target, tmp_path, monkeypatch):
+    def full(state, path):
+        raise RuntimeError("iostream error")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match="is the disk full"):
+        optimise_embedding(
+            model, latent, target, EMBEDDING, None, tmp_path / "step.pt", progress=False
+        )
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
 def test_a_damaged_checkpoint_is_refused(model, latent, target, tmp_path, content):
     checkpoint = tmp_path / "run.pt"

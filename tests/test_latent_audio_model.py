@@ -147,6 +147,19 @@ def test_the_fingerprint_follows_the_weights(model):
     assert model.fingerprint != before
 
 
+def test_the_fingerprint_follows_the_schedule_s_settings_and_no_rounding(model):
+    before = model.fingerprint
+    model.noise_schedule.alphas_cumprod *= 1 + 1e-6  # as another processor computes it
+    assert model.fingerprint == before
+    model.noise_schedule.register_to_config(beta_end=0.02)
+    assert model.fingerprint != before
+
+
+def test_a_log_mel_that_is_not_finite_is_named_before_the_vocoder_chokes_on_it(model):
+    with pytest.raises(FloatingPointError, match="log-mel that is not finite"):
+        model.decode(torch.full((1, *model.latent_shape), torch.nan))
+
+
 def test_out_of_memory_says_what_needs_less():
     with pytest.raises(OutOfMemory, match="LoRA"), explain_memory_errors("Step 2"):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -100,9 +100,8 @@ def optimise_embedding(
         learning_rate=settings.learning_rate,
         seed=settings.seed,
         description="Step 1, embedding",
-        identity=fingerprint(
-            settings, model.fingerprint, latent, mask, *target.embeddings, *target.masks
-        ),
+        identity=fingerprint(settings, model.fingerprint, model.dtype),
+        subject=[latent, mask, *target.embeddings, *target.masks],
         checkpoint=checkpoint,
         progress=progress,
         scale_loss=model.dtype == torch.float16,

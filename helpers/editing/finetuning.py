@@ -25,7 +25,11 @@ from torch import Tensor, nn
 
 from helpers.editing.objective import reconstruction_loss
 from helpers.editing.optimisation import CheckpointError, fingerprint, optimise, write_atomically
-from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.latent_audio_model import (
+    Conditioning,
+    LatentAudioModel,
+    explain_memory_errors,
+)
 
 LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # every attention projection
 
@@ -152,10 +156,6 @@ def finetune(
     CheckpointError, DivergenceError, OutOfMemory
         See :func:`helpers.editing.optimisation.optimise`.
     """
-    identity = fingerprint(
-        settings, model.fingerprint, latent, mask, *conditioning.embeddings, *conditioning.masks
-    )
-
     precision = model.dtype
 
     def loss(generator):
@@ -166,9 +166,10 @@ def finetune(
             )
 
     with tunable(model.unet, settings.lora_rank) as parameters:
-        for parameter in parameters.values():
-            parameter.data = parameter.data.to(torch.float32, copy=True)
-            parameter.requires_grad_(True)
+        with explain_memory_errors("Step 2, fine-tuning"):
+            for parameter in parameters.values():
+                parameter.data = parameter.data.to(torch.float32, copy=True)
+                parameter.requires_grad_(True)
         if settings.lora_rank is not None:
             _initialise_adapters(parameters, torch.Generator().manual_seed(settings.seed))
         losses = optimise(
@@ -178,7 +179,8 @@ def finetune(
             learning_rate=settings.learning_rate,
             seed=settings.seed,
             description="Step 2, fine-tuning",
-            identity=identity,
+            identity=fingerprint(settings, model.fingerprint, precision),
+            subject=[latent, mask, *conditioning.embeddings, *conditioning.masks],
             checkpoint=checkpoint,
             progress=progress,
             scale_loss=precision == torch.float16,

@@ -208,6 +208,7 @@ class NonRigidEdit:
         """Fingerprint of what Step 1 depends on."""
         return fingerprint(
             self.model.fingerprint,
+            self.model.dtype,
             torch.from_numpy(self.clip.waveform),
             self.prompt,
             self.settings.embedding,

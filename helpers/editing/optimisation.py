@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,10 +15,11 @@ from tqdm.auto import tqdm
 from helpers.models.latent_audio_model import explain_memory_errors
 
 CHECKPOINT_EVERY = 100  # steps
+SAME = 1e-2  # relative distance of what two computers make of one recording or prompt, at most
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that belongs to another run or cannot be read."""
+    """A checkpoint that belongs to another run, or cannot be read or written."""
 
 
 class DivergenceError(ArithmeticError):
@@ -34,6 +35,7 @@ def optimise(
     seed: int,
     description: str,
     identity: str,
+    subject: Sequence[Tensor | None],
     checkpoint: Path | None,
     progress: bool,
     scale_loss: bool = False,
@@ -53,7 +55,10 @@ def optimise(
     description : str
         Title of the progress bar, and what messages call the run.
     identity : str
-        Fingerprint of everything the result depends on; a checkpoint of another is refused.
+        Fingerprint of the settings and the model; a checkpoint of another is refused.
+    subject : sequence of torch.Tensor or None
+        What the model made of the recording and the prompt, and masks.  A checkpoint of another
+        subject is refused too; a difference that comes of another computer's rounding is none.
     checkpoint : Path, optional
         Written every 100 steps, at the end and on KeyboardInterrupt; read at the start.
     progress : bool
@@ -71,33 +76,46 @@ def optimise(
     Raises
     ------
     CheckpointError
-        If the checkpoint belongs to another run or cannot be read.
+        If the checkpoint belongs to another run, or cannot be read or written.
     DivergenceError
         If the loss is not finite.
     OutOfMemory
         If the GPU's memory is too small.
     """
+    subject = [tensor.detach().cpu() for tensor in subject if tensor is not None]
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(parameters, lr=learning_rate)
     scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=scale_loss)
     losses: list[float] = []
     if checkpoint is not None and checkpoint.exists():
-        losses = _resume(
-            checkpoint, identity, description, parameters, optimiser, scaler, generator
-        )
+        state = _read(checkpoint, description)
+        if state["identity"] != identity or not _agree(state["subject"], subject):
+            raise CheckpointError(
+                f"{checkpoint} belongs to another recording, prompt, model or settings: delete it "
+                "or name another file."
+            )
+        with explain_memory_errors(description):
+            losses = _resume(state, parameters, optimiser, scaler, generator)
 
     def save(generator_state: Tensor) -> None:
         if checkpoint is None:
             return
         state = {
             "identity": identity,
+            "subject": subject,
             "parameters": [p.detach() for p in parameters],
             "optimiser": optimiser.state_dict() if len(losses) < steps else None,
             "scaler": scaler.state_dict(),
             "generator": generator_state,
             "losses": losses,
         }
-        write_atomically(checkpoint, lambda path: torch.save(state, path))
+        try:
+            write_atomically(checkpoint, lambda path: torch.save(state, path))
+        except (OSError, RuntimeError) as error:  # torch's, when the disk is full
+            raise CheckpointError(
+                f"{checkpoint} cannot be written: is the disk full? Make room or name another "
+                f"folder; what was saved before is kept ({error})."
+            ) from error
 
     bar = tqdm(total=steps, initial=len(losses), desc=description, disable=not progress)
     with bar, explain_memory_errors(description):
@@ -148,33 +166,44 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _read(checkpoint: Path, description: str) -> dict:
+    """Read a checkpoint whole, or say that it is none."""
+    needed = {"identity", "subject", "parameters", "optimiser", "scaler", "generator", "losses"}
+    try:
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        whole = needed <= state.keys()
+    except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{checkpoint} cannot be read as a checkpoint of {description}: delete it."
+        ) from error
+    if not whole:
+        raise CheckpointError(
+            f"{checkpoint} cannot be read as a checkpoint of {description}: delete it."
+        )
+    return state
+
+
+def _agree(saved: Sequence[Tensor], present: Sequence[Tensor]) -> bool:
+    """Whether tensors are equal but for rounding."""
+    if [tensor.shape for tensor in saved] != [tensor.shape for tensor in present]:
+        return False
+    pairs = [(a.float(), b.float()) for a, b in zip(saved, present, strict=True)]
+    return all((a - b).norm() <= SAME * b.norm() for a, b in pairs)
+
+
 def _resume(
-    checkpoint: Path,
-    identity: str,
-    description: str,
+    state: dict,
     parameters: list[Tensor],
     optimiser: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     generator: torch.Generator,
 ) -> list[float]:
     """Put everything back to where the checkpoint was written; returns its losses."""
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        saved_identity, scale = state["identity"], state["scaler"]
-    except (OSError, EOFError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{checkpoint} cannot be read as a checkpoint of {description}: delete it."
-        ) from error
-    if saved_identity != identity:
-        raise CheckpointError(
-            f"{checkpoint} belongs to another recording, prompt, model or settings: delete it or "
-            "name another file."
-        )
     with torch.no_grad():
         for parameter, saved in zip(parameters, state["parameters"], strict=True):
             parameter.copy_(saved)
     if state["optimiser"] is not None:
         optimiser.load_state_dict(state["optimiser"])
-    scaler.load_state_dict(scale)
+    scaler.load_state_dict(state["scaler"])
     generator.set_state(state["generator"])
     return state["losses"]

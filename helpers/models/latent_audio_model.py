@@ -19,6 +19,15 @@ from torch.nn import functional
 
 from helpers.audio import CLIP_SAMPLES, Clip
 
+SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
+    "num_train_timesteps",
+    "beta_schedule",
+    "beta_start",
+    "beta_end",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
 STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
 
 
@@ -199,10 +208,8 @@ class LatentAudioModel:
     @property
     def fingerprint(self) -> str:
         """Changes with the name, the schedule, and any retraining of UNet or autoencoder."""
-        digest = hashlib.sha256(
-            f"{self.name} {self.noise_schedule.config.prediction_type}".encode()
-        )
-        digest.update(self.noise_schedule.alphas_cumprod.cpu().numpy().tobytes())
+        config = self.noise_schedule.config  # and not ᾱ, whose last bits differ among processors
+        digest = hashlib.sha256(f"{self.name} {[config.get(key) for key in SCHEDULE]}".encode())
         for parameter in (*self.unet.parameters(), *self.vae.parameters()):
             beginning = parameter.detach().flatten()[:16].float()
             digest.update(beginning.cpu().numpy().tobytes())
@@ -223,8 +230,9 @@ class LatentAudioModel:
         torch.Tensor
             float32, shape (1, channels, time, mel), times the autoencoder's scaling factor.
         """
-        log_mel = clip.log_mel().to(self.device, next(self.vae.parameters()).dtype)
-        posterior = self.vae.encode(log_mel).latent_dist
+        with explain_memory_errors("encoding"):
+            log_mel = clip.log_mel().to(self.device, next(self.vae.parameters()).dtype)
+            posterior = self.vae.encode(log_mel).latent_dist
         latent = posterior.mode() if generator is None else posterior.sample(generator)
         return latent.float() * self.vae.config.scaling_factor
 
@@ -255,17 +263,25 @@ class LatentAudioModel:
         Raises
         ------
         FloatingPointError
-            If the waveform is not finite.
+            If the log-mel or the waveform is not finite.
+        OutOfMemory
+            If the GPU's memory is too small.
         """
         samples = CLIP_SAMPLES if like is None else len(like.waveform)
-        waveforms = self.vocode(self.decode_log_mel(latents))[:, :samples].cpu()
-        if not waveforms.isfinite().all():
-            raise FloatingPointError(
-                f"{self.name} produced a waveform that is not finite: use bfloat16 or float32."
-            )
+        with explain_memory_errors("decoding"):
+            log_mels = self.decode_log_mel(latents)
+            self._check_finite(log_mels, "log-mel")
+            waveforms = self.vocode(log_mels)[:, :samples].cpu()
+        self._check_finite(waveforms, "waveform")
         waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1)
         names = names or ["decoded"] * len(waveforms)
         return [Clip(w.numpy(), name) for w, name in zip(waveforms, names, strict=True)]
+
+    def _check_finite(self, values: Tensor, kind: str) -> None:
+        if not values.isfinite().all():
+            raise FloatingPointError(
+                f"{self.name} produced a {kind} that is not finite: use bfloat16 or float32."
+            )
 
     def embed_text(self, prompts: str | list[str]) -> Conditioning:
         """Conditioning of one prompt or of a batch of them, on the model's device, float32.
