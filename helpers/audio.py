@@ -127,8 +127,8 @@ def load_clip(path: str | Path, start: float | None = None, seconds: float | Non
 def load_windows(path: str | Path) -> list[Clip]:
     """Read a recording of any length as consecutive clips of at most 10.24 s.
 
-    Windows share one gain, so that they can be joined again; silent or very short windows at the
-    end are left out.
+    Windows share one gain, so that they can be joined again: only silent or very short windows at
+    the end are left out.
 
     Raises
     ------
@@ -138,11 +138,9 @@ def load_windows(path: str | Path) -> list[Clip]:
     name = Path(path).stem
     mono = _normalised(_checked_mono(*_read(Path(path)), name), name)
     pieces = [mono[i : i + CLIP_SAMPLES] for i in range(0, len(mono), CLIP_SAMPLES)]
-    return [
-        Clip(piece, f"{name} {index * CLIP_SECONDS:.2f} s")
-        for index, piece in enumerate(pieces)
-        if len(piece) >= SHORTEST_SECONDS * SAMPLE_RATE and np.abs(piece).max() > 1e-4
-    ]
+    while len(pieces[-1]) < SHORTEST_SECONDS * SAMPLE_RATE or np.abs(pieces[-1]).max() <= 1e-4:
+        pieces.pop()
+    return [Clip(piece, f"{name} {i * CLIP_SECONDS:.2f} s") for i, piece in enumerate(pieces)]
 
 
 def save_clip(clip: Clip, path: str | Path) -> Path:

@@ -200,6 +200,12 @@ def test_windows_that_hold_nothing_at_the_end_are_left_out(tmp_path):
     assert len(load_windows(write(tmp_path / "short end.wav", tone(10.3)))) == 1
 
 
+def test_a_silent_window_in_the_middle_stays(tmp_path):
+    silence = np.zeros(round(10.24 * SAMPLE_RATE), np.float32)
+    waveform = np.concatenate([tone(10.24), silence, tone(10.24)])
+    assert len(load_windows(write(tmp_path / "pause.wav", waveform))) == 3
+
+
 # The front end
 
 
