@@ -2,7 +2,7 @@
 
 import csv
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -222,6 +222,15 @@ def test_a_second_run_touches_nothing(experiment, methods):
     assert experiment.run(progress=False) == 0
     assert calls(methods) == done
     assert files(experiment.folder) == before
+
+
+def test_another_run_in_the_same_folder_keeps_what_a_stopped_one_began(experiment):
+    begun = experiment.folder / "unfinished" / "fill" / "ours" / "embedding.pt"
+    begun.parent.mkdir(parents=True)
+    begun.write_text("half of Step 1")
+    only = {"sdedit": experiment.methods["sdedit"]}
+    replace(experiment, methods=only).run(progress=False)
+    assert begun.exists()
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(model, pairs, sounds, tmp_path):

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helpers.baselines import METHODS, Method, methods_for
-from helpers.editing.optimisation import DivergenceError
 from helpers.evaluation.clap import load_clap
 from helpers.evaluation.experiment import Experiment, quick
 from helpers.evaluation.pairs import load_pairs
@@ -37,6 +36,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("\nStopped: the same command goes on where it was.", file=sys.stderr)
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    try:
         experiment = _prepare(options)
         missing = experiment.missing()
     except ValueError as error:
@@ -45,10 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         experiment.run()
         written = write_report(experiment, _name(options))
-    except KeyboardInterrupt:
-        print("\nStopped: the same command goes on where it was.", file=sys.stderr)
-        return 130
-    except (OutOfMemory, DivergenceError, ValueError) as error:
+    except (OutOfMemory, ArithmeticError, OSError, ValueError) as error:
         print(f"{error} What was done so far is kept in {options.out}.", file=sys.stderr)
         return 1
     if not missing and not written:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -114,7 +115,7 @@ class Experiment:
             path = self.folder / "audio" / pair.id / "source.flac"
             source = pair.source.clip
             if not path.exists():
-                save_clip(source, path)
+                save_clip(source, path.with_name("part.flac")).replace(path)
 
     def run(self, progress: bool = True) -> int:
         """Do what is missing; return how many sweeps that was.
@@ -139,7 +140,6 @@ class Experiment:
                 bar.set_postfix_str(f"{sweep.pair.id}, {self.methods[sweep.method].name}")
                 self._run(sweep)
                 bar.update()
-        shutil.rmtree(self.folder / "unfinished", ignore_errors=True)
         return len(missing)
 
     def _run(self, sweep: Sweep) -> None:
@@ -182,6 +182,9 @@ class Experiment:
         table |= {row.key: row for row in rows}
         write_rows(self.table, table.values())
         shutil.rmtree(work, ignore_errors=True)
+        for emptied in (work.parent, work.parent.parent):
+            with suppress(OSError):  # another sweep that was stopped is kept there
+                emptied.rmdir()
 
     def _checked(self) -> list[Row]:
         """Read the table; none of its rows is of an asked name and of other making."""
