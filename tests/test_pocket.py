@@ -93,6 +93,12 @@ def test_an_unknown_model_is_named():
         load_model("tang0")
 
 
+@pytest.mark.parametrize("device", ["gpu", "cuda:7"])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(ValueError, match=f"The device '{device}' cannot be used here: take"):
+        load_model("pocket", device=device)
+
+
 def test_the_weights_fit_the_repository():
     weights = list((DATA / "pocket").rglob("*.safetensors"))
     assert len(weights) == 4

@@ -327,7 +327,7 @@ def test_offline_says_what_is_missing_how_large_and_where_it_goes(empty_hub, kno
     message = refused("tango2")
     assert f"{MAIN} (4.8 GB) of declare-lab/tango2 is not in {empty_hub}" in message
     assert "HF_HUB_OFFLINE" in message
-    assert "goes on where a download stopped" in message
+    assert "keeps the files that arrived whole" in message
 
 
 def test_offline_without_the_tokenizer_names_its_repository(empty_hub, original):
@@ -345,6 +345,7 @@ def test_a_part_of_a_download_is_completed_from_the_same_commit(empty_hub, origi
         return str(snapshot / name)
 
     monkeypatch.setattr(published, "hf_hub_download", download)
+    monkeypatch.setattr(published, "_hub_sha256", lambda *which: None)
     sizes = dict.fromkeys([MAIN, VAE, "main_config.json"], 1000)
     assert published.fetch("declare-lab/tango", sizes) == snapshot
     assert asked == [(VAE, snapshot.name)]
@@ -360,6 +361,22 @@ def test_a_download_is_compared_with_the_hub_s_hash(empty_hub, original, monkeyp
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
     monkeypatch.setattr(published, "_cached", lambda *which: None)
     monkeypatch.setattr(published, "hf_hub_download", lambda *which, **at: str(snapshot / VAE))
+    with pytest.raises(ModelFileError, match=r"is damaged \(its SHA-256 is .*: delete .*"):
+        published.fetch("declare-lab/tango", {VAE: 1000})
+
+
+def test_a_download_is_compared_where_the_cache_has_no_links(empty_hub, original, monkeypatch):
+    class Metadata:
+        etag = hashlib.sha256((original / VAE).read_bytes()).hexdigest()
+
+    monkeypatch.setattr(published, "get_hf_file_metadata", lambda url: Metadata)
+    arrived = empty_hub / "models--declare-lab--tango/snapshots/abc" / VAE
+    arrived.parent.mkdir(parents=True)
+    shutil.copy(original / VAE, arrived)
+    monkeypatch.setattr(published, "_cached", lambda *which: None)
+    monkeypatch.setattr(published, "hf_hub_download", lambda *which, **at: str(arrived))
+    published.fetch("declare-lab/tango", {VAE: 1000})
+    arrived.write_bytes(arrived.read_bytes()[:-1] + b"?")
     with pytest.raises(ModelFileError, match=r"is damaged \(its SHA-256 is .*: delete .*"):
         published.fetch("declare-lab/tango", {VAE: 1000})
 
@@ -391,6 +408,7 @@ def test_a_download_is_announced(empty_hub, monkeypatch, capsys, original):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     target = empty_hub / "models--some--model/snapshots/abc/x.bin"
     monkeypatch.setattr(published, "hf_hub_download", lambda *which, **at: str(target))
+    monkeypatch.setattr(published, "_hub_sha256", lambda *which: None)
     published.fetch("some/model", {"x.bin": 5_000_000_000})
     assert capsys.readouterr().out == f"Downloading some/model, 5.0 GB, to {empty_hub}.\n"
 
@@ -435,6 +453,7 @@ def test_a_device_too_small_is_refused_before_downloading(
     empty_hub, known_needs, monkeypatch, gigabytes, preset, advice, capsys
 ):
     monkeypatch.setattr(requirements, "device_memory", lambda device: gigabytes * 10**9)
+    monkeypatch.setattr("helpers.models._device", torch.device)
     monkeypatch.setattr(published, "hf_hub_download", None)
     with pytest.raises(DeviceTooSmall, match=advice) as error:
         load_model("tango", preset=preset, device="cuda")
@@ -564,6 +583,7 @@ def test_a_step_whose_gradients_overflow_moves_nothing():
             seed=0,
             description="a test",
             identity="",
+            subject=[],
             checkpoint=None,
             progress=False,
             scale_loss=scale_loss,

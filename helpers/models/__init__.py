@@ -96,7 +96,7 @@ def load_model(
     from helpers.editing.nonrigid import preset as settings_of
 
     family = _family(name)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = _device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     settings = None if preset is None else settings_of(preset)
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
@@ -105,6 +105,17 @@ def load_model(
 
         check_device(family.blueprint(name), [preset] if preset else FULL_SIZE, device, dtype)
     return family.load(name, device, dtype or (settings.dtype if settings else torch.float32))
+
+
+def _device(name: torch.device | str) -> torch.device:
+    """Return a device that is there, or say which ones are."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = "cuda or cpu" if torch.cuda.is_available() else "cpu (there is no GPU)"
+        raise ValueError(f"The device {str(name)!r} cannot be used here: take {there}.") from error
+    return device
 
 
 def _family(name: str | Path) -> Family:

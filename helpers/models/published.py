@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
@@ -30,6 +36,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+SHA256 = re.compile("[0-9a-f]{64}")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -46,8 +53,8 @@ def fetch(repository: str, sizes: Mapping[str, int], revision: str = "main") -> 
     """Folder that holds files of a hub repository, fetching those that are not in the hub's cache.
 
     What is there is used as it is, without asking the hub.  A file that had to be fetched is
-    compared with the SHA-256 the hub gives for it; the rest of a stopped download is resumed.
-    ``HF_HOME`` moves the cache.
+    compared with the SHA-256 the hub gives for it.  After a stopped download, files that arrived
+    whole are kept.  ``HF_HOME`` moves the cache.
 
     Parameters
     ----------
@@ -90,10 +97,16 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
-def check_sha256(path: Path) -> None:
+def check_sha256(path: Path, expected: str | None = None) -> None:
     """Compare a file of the hub's cache with the SHA-256 that the hub gave for it.
 
     The cache calls every large file by that hash; a small one, called by another, is not compared.
+
+    Parameters
+    ----------
+    path : Path
+    expected : str, optional
+        The hub's hash, where the cache has no links and calls the file by its own name.
 
     Raises
     ------
@@ -101,13 +114,15 @@ def check_sha256(path: Path) -> None:
         If they differ.
     """
     blob = path.resolve()
-    if not re.fullmatch("[0-9a-f]{64}", blob.name):
+    if SHA256.fullmatch(blob.name):
+        expected = blob.name
+    if expected is None:
         return
     with blob.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != blob.name:
+    if digest != expected:
         raise ModelFileError(
-            f"{path} is damaged (its SHA-256 is {digest[:12]}…, the hub's {blob.name[:12]}…): "
+            f"{path} is damaged (its SHA-256 is {digest[:12]}…, the hub's {expected[:12]}…): "
             f"delete {blob} and load the model again."
         )
 
@@ -247,12 +262,13 @@ def _snapshots(repository: str) -> Path:
 def _download(repository: str, name: str, revision: str, size: int) -> Path:
     try:
         path = Path(hf_hub_download(repository, name, revision=revision))
+        expected = None if path.is_symlink() else _hub_sha256(repository, name, revision)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ModelFileError(
             f"{name} ({_gigabytes(size)}) of {repository} is not in {constants.HF_HUB_CACHE} and "
             "the hub is out of reach: connect to the network (without HF_HUB_OFFLINE) and load the "
-            "model again, which goes on where a download stopped, or set HF_HOME to the folder "
-            "that holds the files."
+            "model again, which keeps the files that arrived whole, or set HF_HOME to the folder "
+            "that holds them."
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         raise ModelFileError(
@@ -262,10 +278,16 @@ def _download(repository: str, name: str, revision: str, size: int) -> Path:
     except (HfHubHTTPError, OSError) as error:
         raise ModelFileError(
             f"{name} ({_gigabytes(size)}) of {repository} did not arrive whole "
-            f"({type(error).__name__}): load the model again, which goes on where it stopped."
+            f"({type(error).__name__}): load the model again, which keeps the files that arrived."
         ) from error
-    check_sha256(path)
+    check_sha256(path, expected)
     return path
+
+
+def _hub_sha256(repository: str, name: str, revision: str) -> str | None:
+    """Ask the hub for a file's hash; it keeps no SHA-256 of small ones."""
+    etag = get_hf_file_metadata(hf_hub_url(repository, name, revision=revision)).etag
+    return etag if etag and SHA256.fullmatch(etag) else None
 
 
 def _gigabytes(size: int) -> str:

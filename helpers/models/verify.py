@@ -35,7 +35,6 @@ from helpers.editing.finetuning import finetune
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.nonrigid import PRESETS, EditSettings, preset
 from helpers.editing.objective import training_target
-from helpers.editing.optimisation import DivergenceError
 from helpers.models import BUILDERS, load_model
 from helpers.models.audioldm import FILES as AUDIOLDM
 from helpers.models.audioldm2 import FILES as AUDIOLDM2
@@ -118,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         report = verify(
             options.model, options.out, options.preset, options.device, options.sampling_steps
         )
-    except (ValueError, DivergenceError, OutOfMemory) as error:
+    except (ValueError, ArithmeticError, OutOfMemory) as error:
         print(error, file=sys.stderr)
         return 2
     print(report.markdown())
