@@ -56,7 +56,15 @@ def student_version(lesson: NotebookNode) -> NotebookNode:
 
 
 def write_student_versions(out: Path, lessons: Path = LESSONS) -> list[Path]:
-    """Write the student version of every lesson of a folder; return the files."""
+    """Write the student version of every lesson of a folder; return the files.
+
+    Raises
+    ------
+    ValueError
+        If they would overwrite the lessons, or ``out`` is a file.
+    """
+    if out.resolve() == lessons.resolve() or out.is_file():
+        raise ValueError(f"Students' versions cannot be written to {out}: name another folder.")
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for path in sorted(lessons.glob("[0-9]*.ipynb")):
@@ -70,7 +78,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m helpers.classroom", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=LESSONS.parent / "student")
     out = parser.parse_args().out
-    print(f"{len(write_student_versions(out))} lessons without solutions in {out}")
+    try:
+        print(f"{len(write_student_versions(out))} lessons without solutions in {out}")
+    except ValueError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def cache_folder(path: str | Path | None = None) -> Path:
         Another folder, for instance one that outlives the runtime (Google Drive on Colab).  Without
         it, the one that ``AUDIO_EDITING_CACHE`` names, or the user's cache folder.
     """
-    return Path(path or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("audio-editing"))
+    named = path or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("audio-editing")
+    return Path(named).expanduser()
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,11 @@ class Registry:
                 f"{recording.url} could not be downloaded ({type(error).__name__}): check the "
                 f"network and try again, or set {MIRROR_VARIABLE} to a folder that holds the "
                 f"file as {name}."
+            ) from error
+        except OSError as error:
+            raise DataError(
+                f"{name} cannot be kept in {cache_folder()} ({error.strerror or error}): make room "
+                f"there, or set {CACHE_VARIABLE} to a folder that can be written."
             ) from error
         except ValueError as error:
             raise DataError(

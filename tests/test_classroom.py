@@ -121,6 +121,14 @@ def test_student_version_holds_no_solution_and_no_output(lesson):
     assert [cell.source for cell in answers] == [TEXT_STUB] * len(answers)
 
 
+def test_students_versions_never_overwrite_the_lessons(tmp_path):
+    with pytest.raises(ValueError, match="name another folder"):
+        write_student_versions(LESSONS)
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(ValueError, match="name another folder"):
+        write_student_versions(tmp_path / "out")
+
+
 def test_student_version_differs_in_solutions_only(lesson):
     for cell, student in zip(lesson.cells, student_version(lesson).cells, strict=True):
         assert cell.source == student.source or grading(cell)["solution"]

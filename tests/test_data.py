@@ -2,6 +2,7 @@ import hashlib
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -126,6 +127,19 @@ def test_no_network_names_the_url_and_the_mirror_variable(cache, monkeypatch):
         registry.fetch(registry.recordings[0])
     assert "http://127.0.0.1:1/" + PATH in str(error.value)
     assert f"{data.MIRROR_VARIABLE} to a folder" in str(error.value)
+
+
+def test_a_cache_that_cannot_be_written_is_named(server, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.delenv(data.MIRROR_VARIABLE, raising=False)
+    monkeypatch.setenv(data.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(DataError, match="cannot be kept in .*file/cache"):
+        Registry("sounds", ()).fetch(recording(server.url))
+
+
+def test_the_cache_may_be_named_from_home(monkeypatch):
+    monkeypatch.setenv(data.CACHE_VARIABLE, "~/lessons")
+    assert data.cache_folder() == Path.home() / "lessons"
 
 
 def test_mirror_stands_in_for_the_download(server, mirror):

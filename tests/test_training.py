@@ -174,6 +174,20 @@ def test_a_stopped_stage_resumes_to_the_same_weights(tmp_path, monkeypatch):
         assert torch.equal(a, b)
 
 
+def test_a_checkpoint_of_another_recipe_is_refused(tmp_path):
+    loop.train(fresh(), loss_of, loop.Schedule(2, 1e-2, 8), tmp_path / "stage.pt")
+    with pytest.raises(ValueError, match="of another recipe"):
+        loop.train(fresh(), loss_of, loop.Schedule(3, 1e-2, 8), tmp_path / "stage.pt")
+
+
+def test_a_stage_whose_weights_the_start_lacks_begins_afresh(tmp_path, rendered):
+    recipe = training.Recipe(20, *[loop.Schedule(1, 1e-6, 2)] * 5)
+    workshop = training.Workshop(tmp_path, recipe, start=tmp_path / "a model without weights")
+    workshop.folder.joinpath("training").symlink_to(rendered.folder)
+    workshop.classifier()
+    assert list(workshop.weights("classifier").glob("*.safetensors"))
+
+
 def test_training_lowers_the_loss(tmp_path):
     loop.train(fresh(), loss_of, loop.Schedule(300, 1e-2, 8), tmp_path / "linear.pt")
     losses = torch.load(tmp_path / "linear.pt", weights_only=True)["losses"]

@@ -50,6 +50,13 @@ def train(
     schedule : Schedule
     checkpoint : Path
         Written every 100 steps and at the end; training goes on from it when it is there.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is of another schedule.
+    FloatingPointError
+        If the loss is not finite.
     """
     on_gpu = torch.cuda.is_available()
     precision = "bf16" if on_gpu or _has_fast_bfloat16() else "no"
@@ -69,6 +76,10 @@ def train(
     first, losses = 0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
+        if state.get("schedule") != repr(schedule):
+            raise ValueError(
+                f"{checkpoint} is of another recipe: delete it, or train in another --folder."
+            )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         rate.load_state_dict(state["rate"])
@@ -97,7 +108,7 @@ def train(
                 )
             progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-                _save(checkpoint, model, optimizer, rate, ema, step + 1, losses)
+                _save(checkpoint, model, optimizer, rate, ema, step + 1, losses, schedule)
     ema.copy_to(model.parameters())
     return model.eval()
 
@@ -147,6 +158,7 @@ def _save(
     ema: EMAModel,
     step: int,
     losses: list[float],
+    schedule: Schedule,
 ) -> None:
     state = {
         "model": model.state_dict(),
@@ -155,6 +167,7 @@ def _save(
         "ema": ema.state_dict(),
         "step": step,
         "losses": losses,
+        "schedule": repr(schedule),
     }
     partial = path.with_suffix(".partial")
     torch.save(state, partial)

@@ -100,8 +100,8 @@ class Workshop:
     folder : Path
     recipe : Recipe
     start : Path, optional
-        A finished model's folder, such as ``data/pocket``: the stages go on from its weights
-        instead of random ones.
+        A finished model's folder, such as ``data/pocket``: the stages whose weights it holds go
+        on from them instead of from random ones.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, start: Path | None = None) -> None:
@@ -131,8 +131,8 @@ class Workshop:
     def _train(self, name: str, model: nn.Module, loss_of: Callable[..., Tensor]) -> nn.Module:
         checkpoint = self.folder / "checkpoints" / f"{name}.pt"
         if self.start is not None:
-            [weights] = (self.start / name).glob("*.safetensors")
-            load_model(model, weights)
+            for weights in (self.start / name).glob("*.safetensors"):
+                load_model(model, weights)
         return train(model, loss_of, getattr(self.recipe, name), checkpoint)
 
     def corpus(self) -> Dataset:
