@@ -14,6 +14,7 @@ import torch
 from test_selection import row
 
 from helpers.audio import SAMPLE_RATE, Clip
+from helpers.baselines import methods_for
 from helpers.display.figures import Strengths, strength_curves, strength_grid
 from helpers.evaluation import __main__ as command
 from helpers.evaluation import report, scores
@@ -206,6 +207,12 @@ def test_the_table_of_scores_by_hand(experiment, pairs):
     assert float(r["seconds"]) > 0
     [turned] = [r for r in rows if r["method"] == "turner"]
     assert turned["target_probability"] == ""
+
+
+@pytest.mark.parametrize(("preset", "whole"), [("pocket", "Ours (LoRA)"), ("paper", "Ours")])
+def test_the_table_says_whose_step_the_ablations_leave_out(preset, whole):
+    results = Results([row("a", "ours", 0.6, 0.5, 0.7)], methods_for(preset))
+    assert results.clap_table().note.endswith(f"The ablations leave one step out of {whole}.")
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):

@@ -32,7 +32,8 @@ _POCKET_STEPS = _POCKET_LORA.sampling.steps
 
 # By preset, then by the key that commands and lessons use.  "paper" holds the published settings
 # of each baseline; "pocket" the same methods at the small model's number of steps, with guidance
-# that was chosen on pocket-dev, and sweeps that reach nearer to pure noise.
+# that was chosen on pocket-dev, and sweeps that reach as far as each method needs: nearer to pure
+# noise, and beyond the prompt for the whole UNet, which learns the recording most firmly.
 METHODS: dict[str, dict[str, Method]] = {
     "paper": {
         "ours": Ours(_PAPER),
@@ -46,7 +47,7 @@ METHODS: dict[str, dict[str, Method]] = {
         "source": Source(),
     },
     "pocket": {
-        "ours": Ours(_POCKET),
+        "ours": Ours(_POCKET, strengths=(0.2, 0.6, 0.8, 1.0, 1.25)),
         "ours-lora": Ours(_POCKET_LORA, "Ours (LoRA)"),
         "ours-without-step1": OursWithoutStep1(
             _POCKET_LORA,

@@ -173,6 +173,13 @@ class Results:
             f"{counted}."
         )
 
+    def _ablated(self) -> str:
+        """Say which method the ablations leave a step out of."""
+        ablation = self.methods.get("ours-without-step1")
+        whole = [m for m in SUBJECTS if m in self.methods]
+        same = [m for m in whole if ablation and self.methods[m].settings == ablation.settings]
+        return f" The ablations leave one step out of {self.name(same[0])}." if same else ""
+
     def name(self, method: str) -> str:
         """Return what tables call a method."""
         return self.methods[method].name
@@ -209,7 +216,7 @@ class Results:
             "Table 1: CLAP scores",
             f"{self.description} Means over pairs; the sum with its 95 % interval; the highest "
             "sum of each edit type in bold, but for the floors. The largest sum is chosen pair by "
-            "pair, with its median strength in brackets.",
+            f"pair, with its median strength in brackets.{self._ablated()}",
             header,
         )
         for method in self.methods:
@@ -268,7 +275,8 @@ class Results:
             "event F1: onsets against the true ones, where they are known; all of them outside "
             "the gap, as are envelope and log-spectral distance. Target and source "
             "heard: the independent classifier's probability of the sound to add or turn into, "
-            "and of the source's own.",
+            "and of the source's own. Seconds: a sweep's, shared by its strengths; an edit by "
+            "itself pays for Steps 1 and 2 in full.",
             ["Edit", "Method", *(MEASURES[m] for m in measures)],
         )
         for edit in self.edits:
