@@ -225,6 +225,14 @@ def test_a_checkpoint_without_all_its_weights_is_refused(tiny_folder, tmp_path):
         load_clap(f"transformers:{folder}")
 
 
+def test_a_checkpoint_without_its_processor_is_refused(tiny_folder, tmp_path):
+    folder = tmp_path / "weights alone"
+    shutil.copytree(tiny_folder, folder)
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ModelFileError, match="cannot be read .* the pocket CLAP"):
+        load_clap(f"transformers:{folder}")
+
+
 def test_damaged_weights_are_refused(hub, tiny_folder):
     snapshot = add_to_hub_cache(hub, TINY, tiny_folder)
     blob = (snapshot / "model.safetensors").resolve()

@@ -53,8 +53,11 @@ class TransformersClap(WindowedClap):
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = _load_model(checkpoint).to(self.device)
         revision = _revision(checkpoint)
-        self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision)
-        self.processor = ClapFeatureExtractor.from_pretrained(checkpoint, revision=revision)
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision)
+            self.processor = ClapFeatureExtractor.from_pretrained(checkpoint, revision=revision)
+        except OSError as error:
+            raise _unreadable(checkpoint) from error
         self.sample_rate = self.processor.sampling_rate
         self.window = self.processor.nb_max_samples
 
@@ -83,6 +86,14 @@ class TransformersClap(WindowedClap):
         return features.pooler_output.float().cpu()
 
 
+def _unreadable(checkpoint: str) -> ModelFileError:
+    return ModelFileError(
+        f"The CLAP checkpoint {checkpoint} cannot be read from the hub's cache, nor fetched: "
+        "check its name, connect to the network (without HF_HUB_OFFLINE) and load it again, or "
+        "use the pocket CLAP, which needs no download."
+    )
+
+
 def _revision(checkpoint: str) -> str:
     return REVISIONS.get(checkpoint, "main")
 
@@ -100,11 +111,7 @@ def _load_model(checkpoint: str) -> ClapModel:
             checkpoint, revision=revision, output_loading_info=True
         )
     except (OSError, SafetensorError) as error:
-        raise ModelFileError(
-            f"The CLAP checkpoint {checkpoint} cannot be read from the hub's cache, nor fetched: "
-            "check its name, connect to the network (without HF_HUB_OFFLINE) and load it again, or "
-            "use the pocket CLAP, which needs no download."
-        ) from error
+        raise _unreadable(checkpoint) from error
     if missing := sorted(report["missing_keys"]):
         raise ClapError(f"{checkpoint} lacks {missing[0]}: it is no whole CLAP checkpoint.")
     _check_weights(checkpoint, revision)
