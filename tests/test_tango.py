@@ -468,6 +468,7 @@ def test_a_preset_sets_the_precision_on_a_gpu_only(hub, known_needs, monkeypatch
     family = BUILDERS["tango"]._replace(load=lambda *arguments: asked.append(arguments))
     monkeypatch.setitem(BUILDERS, "tango", family)
     monkeypatch.setattr(requirements, "device_memory", lambda device: None)
+    monkeypatch.setattr("helpers.models._device", torch.device)
     for device, dtype in (("cuda", None), ("cpu", None), ("cuda", torch.bfloat16)):
         load_model("tango", preset="t4", device=device, dtype=dtype)
     assert [dtype for *_, dtype in asked] == [torch.float16, torch.float32, torch.bfloat16]
