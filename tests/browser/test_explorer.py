@@ -16,6 +16,7 @@ FAST = {
 RUN = 300  # s, for the whole lesson on a busy machine
 RENDER = 60_000  # ms
 IDLE = '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
+QUEUED = re.compile(r"\[\*\]")  # the prompt of a cell that runs or is going to
 WATCH = """
 status => {
     window.seen = [];
@@ -43,9 +44,16 @@ def page(browser, lab, screenshots):
 
 
 def run_all(page: Page) -> None:
+    """Run the lesson; JupyterLab forgets the request if the kernel is not quite there yet."""
     expect(page.locator(IDLE)).to_be_visible(timeout=RENDER)
-    page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
-    page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
+    for _ in range(5):
+        page.locator("#jp-MainMenu").get_by_text("Run", exact=True).click()
+        page.locator(".lm-Menu-itemLabel").get_by_text("Run All Cells", exact=True).click()
+        for _ in range(50):
+            if page.locator(".jp-InputPrompt").filter(has_text=QUEUED).count():
+                return
+            page.wait_for_timeout(100)
+    pytest.fail("The lesson does not begin to run.")
 
 
 def wait_until_idle(page: Page) -> None:
@@ -73,7 +81,6 @@ def scroll_to(page: Page, selector: str) -> None:
 
 def test_the_explorer_follows_its_slider(page, screenshots):
     run_all(page)
-    page.wait_for_timeout(2_000)  # until it is busy
     wait_until_idle(page)
     scroll_to(page, ".explorer-players audio")
     status, picture = page.locator(".explorer-status"), page.locator(".explorer-picture")
@@ -84,7 +91,7 @@ def test_the_explorer_follows_its_slider(page, screenshots):
     expect(status).to_have_text(re.compile(r"^done in \d+\.\d s$"))
     page.screenshot(path=screenshots / "explorer.png")
     first = result.get_attribute("src"), picture.evaluate(CONTENT)
-    recording, blob = source.get_attribute("src"), picture.get_attribute("src")
+    blob = picture.get_attribute("src")
     assert first[0].startswith("data:audio/mpeg;base64,")
 
     status.evaluate(WATCH)
@@ -94,7 +101,8 @@ def test_the_explorer_follows_its_slider(page, screenshots):
     expect(picture).not_to_have_attribute("src", blob)
     expect(status).to_have_text(re.compile(r"^done in \d+\.\d s$"))
     assert "rendering …" in page.evaluate("window.seen")
-    assert source.get_attribute("src") == recording
+    # Not the same bytes: both players are as loud as the more peaked of them allows.
+    assert source.get_attribute("src").startswith("data:audio/mpeg;base64,")
     assert picture.evaluate(CONTENT) != first[1]
     page.screenshot(path=screenshots / "moved.png")
 
