@@ -195,7 +195,7 @@ class TestEditing:
         with NonRigidEdit(audioldm_model, clip, PROMPT, settings(rank), progress=False) as edit:
             first, last = edit.sweep([0.0, 1.0])
             optimised = edit.embedding.conditioning.pooled
-            assert edit.finetuning.lora_rank == rank
+            assert edit.finetuning.settings.lora_rank == rank
         after = dict(audioldm_model.unet.named_parameters())
         assert list(after) == list(before)
         assert all(torch.equal(after[name], weight) for name, weight in before.items())

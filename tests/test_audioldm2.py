@@ -231,7 +231,7 @@ class TestEditing:
             tuned = edit.finetuning.weights
             pairs = zip(edit.embedding.conditioning.tokens, edit.target.tokens, strict=True)
             assert all(((o - t).abs().amax(-1) > 0.01).all() for o, t in pairs)
-            assert edit.finetuning.lora_rank == rank
+            assert edit.finetuning.settings.lora_rank == rank
         after = dict(audioldm2_model.unet.named_parameters())
         assert list(after) == list(before)
         assert all(torch.equal(after[name], weight) for name, weight in before.items())

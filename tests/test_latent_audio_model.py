@@ -163,3 +163,29 @@ def test_a_log_mel_that_is_not_finite_is_named_before_the_vocoder_chokes_on_it(m
 def test_out_of_memory_says_what_needs_less():
     with pytest.raises(OutOfMemory, match="LoRA"), explain_memory_errors("Step 2"):
         raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_a_zero_terminal_snr_ends_in_pure_noise_and_samples_from_there():
+    model = tiny_model()
+    zero = model.with_terminal_snr("zero")
+    before, after = (m.noise_schedule.alphas_cumprod.sqrt() for m in (model, zero))
+    assert after[-1] == 0
+    assert after[0] == pytest.approx(before[0].item())
+    expected = (before - before[-1]) * before[0] / (before[0] - before[-1])  # Lin et al., Alg. 1
+    torch.testing.assert_close(after, expected, atol=1e-4, rtol=0)
+    sampler = zero.sampler()
+    sampler.set_timesteps(10)
+    assert sampler.timesteps[0] == len(after) - 1
+    assert sampler.alphas_cumprod[-1] == 0
+    assert zero.unet is model.unet
+    assert zero.fingerprint != model.fingerprint
+    assert model.noise_schedule.alphas_cumprod[-1] > 0
+    assert model.with_terminal_snr("as trained") is model
+
+
+def test_zero_terminal_snr_is_refused_where_it_means_nothing():
+    with pytest.raises(ValueError, match="predicts the noise.*as trained"):
+        tiny_model("epsilon").with_terminal_snr("zero")
+    assert tiny_model("sample").with_terminal_snr("zero").noise_schedule.alphas_cumprod[-1] == 0
+    with pytest.raises(ValueError, match="choose from as trained, zero"):
+        tiny_model().with_terminal_snr("half")

@@ -24,7 +24,7 @@ from transformers import SpeechT5HifiGan
 
 from helpers.editing import PRESETS, EditSettings, Gap, NonRigidEdit
 from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
-from helpers.editing.finetuning import FineTuning, FinetuningSettings, finetune
+from helpers.editing.finetuning import FinetuningSettings, finetune
 from helpers.editing.inpainting import sample_mask
 from helpers.editing.interpolation import SamplingSettings
 from helpers.editing.objective import reconstruction_loss
@@ -544,7 +544,7 @@ def test_step_1_of_a_half_model_is_that_of_a_whole_one(half_model):
 
 
 @pytest.mark.parametrize("rank", [None, 2])
-def test_step_2_of_a_half_model_trains_in_float32(half_model, rank, tmp_path):
+def test_step_2_of_a_half_model_trains_in_float32(half_model, rank):
     before = {name: weight.clone() for name, weight in half_model.unet.state_dict().items()}
     prompt, latent = half_model.embed_text("a dog"), latent_of(half_model)
     # a step of 1e-6 is lost in most float16 weights
@@ -561,13 +561,8 @@ def test_step_2_of_a_half_model_trains_in_float32(half_model, rank, tmp_path):
 
     assert half_model.dtype == torch.float16
     assert all(torch.equal(before[n], w) for n, w in half_model.unet.state_dict().items())
-    loaded = FineTuning.load(tuned.save(tmp_path / "tuned.safetensors"), half_model)
-    predictions = []
-    for finetuning in (tuned, loaded):
-        with finetuning.enabled() as enabled:
-            predictions.append(enabled.predict(latent, 500, prompt))
-    assert torch.equal(*predictions)
-    assert predictions[0].isfinite().all()
+    with tuned.enabled() as enabled:
+        assert enabled.predict(latent, 500, prompt).isfinite().all()
 
 
 def test_a_step_whose_gradients_overflow_moves_nothing():

@@ -10,7 +10,6 @@ The model is the base model at all times but inside ``with finetuned.enabled():`
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,19 +18,20 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, LoraModel
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from helpers.editing.objective import reconstruction_loss
-from helpers.editing.optimisation import CheckpointError, fingerprint, optimise, write_atomically
+from helpers.editing.optimisation import fingerprint, optimise
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
     explain_memory_errors,
 )
 
-LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # every attention projection
+# What LoRA adapts, by the ends of names in diffusers' UNets: every attention projection; or, beside
+# them, the convolutions of the residual blocks and what leads into and out of the attention blocks.
+LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+LORA_WIDE_TARGETS = (*LORA_TARGETS, "conv1", "conv2", "proj_in", "proj_out")
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class FinetuningSettings:
     batch_size : int
         Timesteps per step; several steady it.
     lora_rank : int, optional
-        Trains low-rank adapters of the attention projections; without it the whole UNet.
+        Trains low-rank adapters; without it the whole UNet.
+    lora_targets : tuple of str
+        Which layers get adapters, by the ends of their names; all attention projections by default.
     seed : int
         Of timesteps, noise and LoRA's initial weights.
     """
@@ -55,6 +57,7 @@ class FinetuningSettings:
     learning_rate: float = 1e-6
     batch_size: int = 1
     lora_rank: int | None = None
+    lora_targets: tuple[str, ...] = LORA_TARGETS
     seed: int = 0
 
 
@@ -68,61 +71,24 @@ class FineTuning:
         The base model they belong to.
     weights : dict of str to torch.Tensor
         The tuned parameters of the UNet (or of its adapters) by name.
-    lora_rank : int, optional
-        None for the whole UNet.
+    settings : FinetuningSettings
     losses : list of float
         Eq. 1 at each step.
     """
 
     model: LatentAudioModel
     weights: dict[str, Tensor]
-    lora_rank: int | None
+    settings: FinetuningSettings
     losses: list[float]
 
     @contextmanager
     def enabled(self) -> Iterator[LatentAudioModel]:
         """Inside ``with``, the model is the tuned one (θ*); afterwards exactly the base model."""
-        with tunable(self.model.unet, self.lora_rank) as parameters:
+        settings = self.settings
+        with tunable(self.model.unet, settings.lora_rank, settings.lora_targets) as parameters:
             for name, parameter in parameters.items():
                 parameter.data = self.weights[name].to(parameter.device)
             yield self.model
-
-    def save(self, path: str | Path) -> Path:
-        """Write the tuned weights, with the losses, as safetensors."""
-        path = Path(path)
-        metadata = {
-            "base": self.model.fingerprint,
-            "lora_rank": json.dumps(self.lora_rank),
-            "losses": json.dumps(self.losses),
-        }
-        weights = {name: weight.contiguous() for name, weight in self.weights.items()}
-        write_atomically(path, lambda part: save_file(weights, part, metadata))
-        return path
-
-    @classmethod
-    def load(cls, path: str | Path, model: LatentAudioModel) -> FineTuning:
-        """Read what :meth:`save` wrote.
-
-        Raises
-        ------
-        CheckpointError
-            If the file cannot be read or belongs to another base model.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as fine-tuned weights: run Step 2 again."
-            ) from error
-        if metadata is None or metadata.get("base") != model.fingerprint:
-            raise CheckpointError(
-                f"{path} was not fine-tuned from this model ({model.name}): load the model it was "
-                "made with or run Step 2 again."
-            )
-        rank, losses = json.loads(metadata["lora_rank"]), json.loads(metadata["losses"])
-        return cls(model, weights, rank, losses)
 
 
 def finetune(
@@ -165,7 +131,7 @@ def finetune(
                 model, latent, conditioning, generator, settings.batch_size, mask
             )
 
-    with tunable(model.unet, settings.lora_rank) as parameters:
+    with tunable(model.unet, settings.lora_rank, settings.lora_targets) as parameters:
         with explain_memory_errors("Step 2, fine-tuning"):
             for parameter in parameters.values():
                 parameter.data = parameter.data.to(torch.float32, copy=True)
@@ -186,11 +152,13 @@ def finetune(
             scale_loss=precision == torch.float16,
         )
         weights = {name: parameter.data for name, parameter in parameters.items()}
-    return FineTuning(model, weights, settings.lora_rank, losses)
+    return FineTuning(model, weights, settings, losses)
 
 
 @contextmanager
-def tunable(unet: nn.Module, lora_rank: int | None) -> Iterator[dict[str, nn.Parameter]]:
+def tunable(
+    unet: nn.Module, lora_rank: int | None, lora_targets: tuple[str, ...] = LORA_TARGETS
+) -> Iterator[dict[str, nn.Parameter]]:
     """Parameters whose ``.data`` may be replaced; on leaving, the UNet is exactly as before."""
     if hasattr(unet, "peft_config"):
         raise RuntimeError(
@@ -206,7 +174,7 @@ def tunable(unet: nn.Module, lora_rank: int | None) -> Iterator[dict[str, nn.Par
                 parameter.requires_grad_(False).grad = None
                 parameter.data = originals[name]
     else:
-        config = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS)
+        config = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=list(lora_targets))
         adapters = LoraModel(unet, config, "edit")
         try:
             yield {name: p for name, p in unet.named_parameters() if p.requires_grad}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
@@ -28,6 +28,7 @@ SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
     "rescale_betas_zero_snr",
     "prediction_type",
 )
+TERMINAL_SNR = ("as trained", "zero")
 STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
 
 
@@ -339,6 +340,49 @@ class LatentAudioModel:
             torch.cat([latent, latent]), torch.cat([timesteps, timesteps]), both
         ).chunk(2)
         return empty + guidance_scale * (conditional - empty)
+
+    def with_terminal_snr(self, terminal_snr: str) -> LatentAudioModel:
+        """Return the same model on a schedule whose noisiest step holds nothing of the latent.
+
+        The usual schedules stop short of pure noise: TANGO's keeps √ᾱ = 0.068 of the latent at its
+        last timestep.  The model then always sees how loud the recording is where, and does not
+        learn to make that from noise, which is where sampling starts.  The remedy of Lin et al.
+        (*Common Diffusion Noise Schedules and Sample Steps are Flawed*, WACV 2024) shifts and
+        scales √ᾱ so that it is 0 at the last timestep, and lets samplers start there ("trailing").
+
+        Loss and samplers both follow :attr:`noise_schedule`, so this is the one place to choose.
+
+        Parameters
+        ----------
+        terminal_snr : {"as trained", "zero"}
+            "as trained" returns the model itself.
+
+        Returns
+        -------
+        LatentAudioModel
+            It shares all weights with this one.
+
+        Raises
+        ------
+        ValueError
+            For another word, or "zero" with a model that predicts the noise: at zero SNR the noise
+            says nothing about the latent.
+        """
+        if terminal_snr not in TERMINAL_SNR:
+            raise ValueError(
+                f"terminal_snr is {terminal_snr!r}: choose from {', '.join(TERMINAL_SNR)}."
+            )
+        if terminal_snr == "as trained":
+            return self
+        if self.noise_schedule.config.prediction_type == "epsilon":
+            raise ValueError(
+                f"{self.name} predicts the noise, which says nothing about the latent where the "
+                'SNR is zero: use terminal_snr="as trained".'
+            )
+        schedule = type(self.noise_schedule).from_config(
+            self.noise_schedule.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+        )
+        return replace(self, noise_schedule=schedule)
 
     def sampler(
         self, scheduler: type[SchedulerMixin] = DDIMScheduler, **overrides: object

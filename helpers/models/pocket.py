@@ -10,9 +10,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import SpeechT5HifiGan, SpeechT5HifiGanConfig
 
-from helpers.audio import SAMPLE_RATE
 from helpers.data import data_path
 from helpers.models.griffin_lim import GriffinLim
 from helpers.models.latent_audio_model import LatentAudioModel
@@ -24,7 +22,8 @@ LOG_MEL_MEAN, LOG_MEL_SCALE = -6.0, 3.0
 COORDINATES = 12
 LATENT_SHAPE = (32, 64, 4)  # channels, time (160 ms each), mel
 
-# TANGO's noise schedule (stabilityai/stable-diffusion-2-1's scheduler values).
+# TANGO's noise schedule (stabilityai/stable-diffusion-2-1's scheduler values), brought to a zero
+# terminal SNR: see LatentAudioModel.with_terminal_snr.
 NOISE_SCHEDULE = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -33,6 +32,8 @@ NOISE_SCHEDULE = {
     "prediction_type": "v_prediction",
     "clip_sample": False,
     "steps_offset": 1,
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
 }
 
 
@@ -64,17 +65,50 @@ class PocketAutoencoder(AutoencoderKL):
 
 
 class PocketUNet(UNet2DConditionModel):
-    """UNet2DConditionModel that is told where in the clip it is.
+    """UNet2DConditionModel that is told where in the clip it is, and what the sentence is about.
 
     Sines and cosines of time and mel join the latent as input channels: a small convolutional
     network without them reconstructs a pattern but not its place.
+
+    MiniLM's states all lean towards one average sentence, and an unusual sentence lies nearer to it
+    than a caption does.  So the average is taken off here, and what is left is brought to one
+    length: the direction alone speaks.  The mean over the sentence joins its words as a first
+    token, and joins the timestep's embedding, so that every layer hears it.
     """
 
-    def forward(self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **inputs):
-        """As the parent's, on a latent (batch, 32, time, mel)."""
+    @wraps(UNet2DConditionModel.__init__)
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        if self.config.class_embed_type is not None:
+            self.register_buffer("average_sentence", torch.zeros(self.config.cross_attention_dim))
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        **inputs,
+    ):
+        """As the parent's, on a latent (batch, 32, time, mel) and token states (batch, L, 384)."""
         where = coordinates(*sample.shape[-2:]).to(sample).expand(len(sample), -1, -1, -1)
+        tokens, mask = encoder_hidden_states, encoder_attention_mask
+        if self.config.class_embed_type is not None:
+            if mask is None:
+                mask = torch.ones_like(tokens[..., 0], dtype=torch.bool)
+            attended = mask[..., None].to(tokens)
+            mean = (tokens * attended).sum(1) / attended.sum(1)
+            direction = functional.layer_norm(mean - self.average_sentence, mean.shape[-1:])
+            tokens = functional.layer_norm(tokens - self.average_sentence, mean.shape[-1:])
+            tokens = torch.cat([direction[:, None], tokens], dim=1)
+            mask = functional.pad(mask.bool(), (1, 0), value=True)
+            inputs["class_labels"] = direction
         return super().forward(
-            torch.cat([sample, where], dim=1), timestep, encoder_hidden_states, **inputs
+            torch.cat([sample, where], dim=1),
+            timestep,
+            tokens,
+            encoder_attention_mask=mask,
+            **inputs,
         )
 
 
@@ -105,36 +139,22 @@ def new_autoencoder() -> PocketAutoencoder:
     )
 
 
-def new_vocoder() -> SpeechT5HifiGan:
-    """Make an untrained HiFi-GAN of 160 samples a frame."""
-    return SpeechT5HifiGan(
-        SpeechT5HifiGanConfig(
-            model_in_dim=64,
-            upsample_initial_channel=160,
-            upsample_rates=[8, 5, 4],
-            upsample_kernel_sizes=[16, 11, 8],
-            resblock_kernel_sizes=[3, 7],
-            resblock_dilation_sizes=[[1, 3, 5]] * 2,
-            normalize_before=False,
-            sampling_rate=SAMPLE_RATE,
-        )
-    )
-
-
 def new_unet() -> PocketUNet:
-    """Make an untrained UNet."""
+    """Make an untrained UNet of 12 million parameters."""
     return PocketUNet(
         sample_size=LATENT_SHAPE[1:],
         in_channels=LATENT_SHAPE[0] + COORDINATES,
         out_channels=LATENT_SHAPE[0],
         down_block_types=("CrossAttnDownBlock2D",) * 3,
         up_block_types=("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(128, 192, 256),
+        block_out_channels=(64, 128, 192),
         layers_per_block=1,
         cross_attention_dim=384,
         attention_head_dim=8,
-        norm_num_groups=32,
+        norm_num_groups=16,
         use_linear_projection=True,
+        class_embed_type="simple_projection",
+        projection_class_embeddings_input_dim=384,
     )
 
 
@@ -146,7 +166,7 @@ def load_pocket(folder: Path | None = None) -> LatentAudioModel:
         unet=PocketUNet.from_pretrained(folder / "unet"),
         vae=PocketAutoencoder.from_pretrained(folder / "vae"),
         vocoder=GriffinLim(),
-        noise_schedule=DDPMScheduler(**NOISE_SCHEDULE),
+        noise_schedule=DDPMScheduler.from_pretrained(folder / "scheduler"),
         text_encoder=load_minilm(),
         latent_shape=LATENT_SHAPE,
         guidance_scale=3.0,

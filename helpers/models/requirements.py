@@ -67,8 +67,9 @@ def memory_needed(model: LatentAudioModel, settings: EditSettings, dtype: torch.
     weights = _bytes(model.unet) + _bytes(model.vae) + _bytes(model.vocoder)
     prompt = model.embed_text("a prompt of the usual length")
     noisy = torch.zeros(settings.finetuning.batch_size, *model.latent_shape, device="meta")
-    rank = settings.finetuning.lora_rank
-    with tunable(model.unet, rank) as parameters:
+    finetuning = settings.finetuning
+    rank = finetuning.lora_rank
+    with tunable(model.unet, rank, finetuning.lora_targets) as parameters:
         trained = 4 * sum(parameter.numel() for parameter in parameters.values())
         for parameter in parameters.values():
             parameter.data = parameter.data if rank is None else parameter.data.float()

@@ -1,7 +1,9 @@
 """The pocket model's training data: real recordings and procedural foley, mixed into scenes.
 
-A scene is up to 10.24 s long, holds one to three sound events with known onsets, and is described
-by captions in varied wording.  Real recordings are ESC-10's folds 1–4; fold 5 is never read here.
+A scene is up to 10.24 s long, holds one to three sounds, and is described by captions in varied
+wording, which are drawn when a training step asks for them.  Real recordings are those of ESC-10's
+registry whose ``split`` is "train"; "dev" (a part of fold 4) serves to choose settings, "test"
+(fold 5) to report.
 """
 
 from __future__ import annotations
@@ -18,11 +20,13 @@ import soundfile
 from helpers.audio import CLIP_SAMPLES, CLIP_SECONDS, PEAK, SAMPLE_RATE
 from helpers.data import load_registry
 from helpers.pocket import foley
-from helpers.pocket.vocabulary import LABELS, RELATIONS, compose, single_caption
+from helpers.pocket.vocabulary import LABELS, RELATIONS, compose
 
-TRAINING_FOLDS = (1, 2, 3, 4)
-CAPTIONS_PER_SCENE = 4
-FOREGROUND_METRES, BACKGROUND_METRES = (1, 8), (15, 60)
+SOUNDS_PER_SCENE = {1: 0.5, 2: 0.44, 3: 0.06}
+FOREGROUND_METRES, BACKGROUND_METRES = (1, 8), (4, 25)
+FOREGROUND_DECIBELS, BACKGROUND_DECIBELS = (-3, 0), (-10, -3)  # RMS where the sound is active
+ACTIVE = 30.0  # dB below its loudest 20 ms at which a sound still counts as active
+LOUDEST_PEAK = 12.0  # a sound's peak over its active RMS is limited to this factor
 RECORDED_LABELS = tuple(label for label in LABELS if label not in foley.LABELS)
 
 
@@ -36,23 +40,27 @@ class Scene:
         float32, shape (163840,), DC removed, peak 0.5.
     labels : tuple of str
         The sounds in it, foreground or first one first.
-    captions : tuple of str
-        Different wordings of the same scene.
+    relation : str
+        How they go together: one of `RELATIONS`.
     onsets : np.ndarray
         Seconds at which foley events start; empty for recordings, whose onsets are unknown.
     """
 
     waveform: np.ndarray
     labels: tuple[str, ...]
-    captions: tuple[str, ...]
+    relation: str
     onsets: np.ndarray
+
+    def caption(self, rng: np.random.Generator) -> str:
+        """Describe the scene in one of many wordings."""
+        return compose(self.labels, self.relation, rng)
 
 
 @cache
-def recordings(label: str, folds: tuple[int, ...] = TRAINING_FOLDS) -> tuple[np.ndarray, ...]:
+def recordings(label: str, split: str = "train") -> tuple[np.ndarray, ...]:
     """ESC-10 recordings of a class at 16 kHz, trimmed of digital silence, float32, peak 1."""
     registry = load_registry("esc10")
-    chosen = [r for fold in folds for r in registry.select(fold=fold, label=label)]
+    chosen = registry.select(split=split, label=label)
     return tuple(_read_trimmed(registry.fetch(recording)) for recording in chosen)
 
 
@@ -68,7 +76,7 @@ def make_scene(
     rng: np.random.Generator,
     labels: Sequence[str] | None = None,
     relation: str | None = None,
-    folds: tuple[int, ...] = TRAINING_FOLDS,
+    split: str = "train",
 ) -> Scene:
     """Draw a scene.
 
@@ -79,27 +87,27 @@ def make_scene(
         One to three labels; drawn at random when not given.
     relation : {"background", "sequence", "mixture"}, optional
         How two or three sounds go together; drawn at random when not given.
-    folds : tuple of int
-        ESC-10 folds that recorded sounds are drawn from.
+    split : {"train", "dev", "test"}
+        Which of ESC-10's recordings may be drawn.
     """
     if labels is None:
-        count = rng.choice([1, 2, 3], p=[0.6, 0.35, 0.05])
+        count = rng.choice(list(SOUNDS_PER_SCENE), p=list(SOUNDS_PER_SCENE.values()))
         labels = tuple(rng.choice(LABELS, size=count, replace=False))
     labels = tuple(str(label) for label in labels)
     relation = relation or str(rng.choice(RELATIONS))
     canvas = np.zeros(CLIP_SAMPLES, np.float32)
     onsets: list[float] = []
     for index, (start, seconds) in enumerate(_slots(rng, len(labels), relation)):
-        waveform, event_onsets = _event(rng, labels[index], seconds, folds)
+        waveform, event_onsets = _event(rng, labels[index], seconds, split)
         behind = relation == "background" and index > 0
         distance = rng.uniform(*(BACKGROUND_METRES if behind else FOREGROUND_METRES))
-        level = 10 ** (rng.uniform(-14, -7) / 20) if behind else 10 ** (rng.uniform(-5, 0) / 20)
+        decibels = rng.uniform(*(BACKGROUND_DECIBELS if behind else FOREGROUND_DECIBELS))
         waveform = foley.place_at_distance(waveform, distance)
         if rng.random() < 0.3:
             waveform = foley.reverberate(waveform, rng)
         first = round(start * SAMPLE_RATE)
         waveform = waveform[: CLIP_SAMPLES - first]
-        canvas[first : first + len(waveform)] += level * waveform
+        canvas[first : first + len(waveform)] += at_level(waveform, decibels)
         onsets.extend(start + event_onsets)
     if rng.random() < 0.7:
         floor = 10 ** (rng.uniform(-75, -48) / 20)
@@ -107,7 +115,20 @@ def make_scene(
     canvas -= canvas.mean()
     canvas *= PEAK / np.abs(canvas).max()
     inside = np.sort([onset for onset in onsets if onset < CLIP_SECONDS])
-    return Scene(canvas, labels, _captions(rng, labels, relation), inside)
+    return Scene(canvas, labels, relation, inside)
+
+
+def at_level(waveform: np.ndarray, decibels: float) -> np.ndarray:
+    """Scale a sound so that its RMS, where it is active, is ``decibels`` above 1 (float32).
+
+    Active are the stretches of 20 ms within 30 dB of the loudest.  What would stick out more than
+    12 times (a click) is scaled by its peak.
+    """
+    whole = waveform[: len(waveform) // 320 * 320].reshape(-1, 320)
+    power = np.square(whole).mean(axis=1)
+    rms = np.sqrt(power[power >= power.max() * 10 ** (-ACTIVE / 10)].mean())
+    scale = max(rms, np.abs(waveform).max() / LOUDEST_PEAK)
+    return (waveform * (10 ** (decibels / 20) / scale)).astype(np.float32)
 
 
 def _slots(rng: np.random.Generator, count: int, relation: str) -> list[tuple[float, float]]:
@@ -125,12 +146,12 @@ def _slots(rng: np.random.Generator, count: int, relation: str) -> list[tuple[fl
 
 
 def _event(
-    rng: np.random.Generator, label: str, seconds: float, folds: tuple[int, ...]
+    rng: np.random.Generator, label: str, seconds: float, split: str
 ) -> tuple[np.ndarray, np.ndarray]:
     if label in foley.LABELS:
         event = foley.synthesise(label, rng, seconds)
         return event.waveform, event.onsets
-    return _recorded_event(rng, recordings(label, folds), seconds), np.empty(0)
+    return _recorded_event(rng, recordings(label, split), seconds), np.empty(0)
 
 
 def _recorded_event(
@@ -157,9 +178,3 @@ def _recorded_event(
         if rng.random() < 0.25:
             break
     return waveform
-
-
-def _captions(rng: np.random.Generator, labels: tuple[str, ...], relation: str) -> tuple[str, ...]:
-    if len(labels) == 1:
-        return tuple(single_caption(labels[0], rng) for _ in range(CAPTIONS_PER_SCENE))
-    return tuple(compose(labels, relation, rng) for _ in range(CAPTIONS_PER_SCENE))

@@ -1,12 +1,17 @@
-"""The training loop that every stage shares: AdamW, cosine schedule, EMA, checkpoints, resume."""
+"""The training loop that every stage shares: AdamW, a constant rate with a decay at the end, EMA.
+
+A stage can be stopped at any time and resumes to the same numbers.  While its rate is constant its
+length is open: a run may be given more steps as long as the decay has not begun.
+"""
 
 from __future__ import annotations
 
+import csv
 import math
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +19,11 @@ import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
-from torch.nn import functional
 from tqdm.auto import tqdm
 
-CHECKPOINT_EVERY = 100
-WARMUP_STEPS = 100
+CHECKPOINT_EVERY = 200  # steps
+WARMUP_STEPS = 200
+DECAY_SHARE = 0.2  # of the steps, at the end
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,20 @@ class Schedule:
     batch_size: int
     ema_decay: float = 0.999
     weight_decay: float = 0.01
+    validate_every: int = 1_000
+
+    def rate(self, step: int) -> float:
+        """Share of the learning rate at a step: warm-up, 1, then a line down to 0."""
+        decay = max(1, round(DECAY_SHARE * self.steps))
+        return min((step + 1) / WARMUP_STEPS, 1.0, (self.steps - step) / decay)
+
+    def agrees(self, other: Schedule, step: int) -> bool:
+        """Whether a run of ``step`` steps under ``other`` is the beginning of one under this."""
+        mine, theirs = asdict(self), asdict(other)
+        for name in ("steps", "validate_every"):
+            del mine[name], theirs[name]
+        before_decay = step <= (1 - DECAY_SHARE) * min(self.steps, other.steps)
+        return mine == theirs and (self.steps == other.steps or before_decay)
 
 
 def train(
@@ -37,19 +56,33 @@ def train(
     loss_of: Callable[[nn.Module, np.random.Generator], Tensor],
     schedule: Schedule,
     checkpoint: Path,
-) -> nn.Module:
+    validate: Callable[[nn.Module], float] | None = None,
+    minutes: float = math.inf,
+) -> nn.Module | None:
     """Minimise a loss and return the model with its averaged (EMA) weights.
+
+    Training is in float32 on a CPU and under bfloat16 autocast on a GPU.
 
     Parameters
     ----------
     model : nn.Module
-        Trained in place, on the device and in the precision that accelerate finds.
+        Trained in place, on the device that accelerate finds.
     loss_of : callable
         From the model and the step's own generator to a scalar loss; the generator depends on the
         step alone, so that a resumed run sees the batches it would have seen.
     schedule : Schedule
     checkpoint : Path
-        Written every 100 steps and at the end; training goes on from it when it is there.
+        Written every 200 steps and when training stops; training goes on from it when it is there.
+        Beside it, ``<stage>.csv`` logs steps, hours, and losses.
+    validate : callable, optional
+        From the model, with its averaged weights, to a loss on held-out data.
+    minutes : float
+        Stop after so long, to go on another time.
+
+    Returns
+    -------
+    nn.Module or None
+        None if the time ran out first.
 
     Raises
     ------
@@ -59,123 +92,81 @@ def train(
         If the loss is not finite.
     """
     on_gpu = torch.cuda.is_available()
-    precision = "bf16" if on_gpu or _has_fast_bfloat16() else "no"
-    accelerator = Accelerator(mixed_precision=precision, cpu=not on_gpu)
+    accelerator = Accelerator(mixed_precision="bf16" if on_gpu else "no", cpu=not on_gpu)
     optimizer = torch.optim.AdamW(
-        model.parameters(),
-        schedule.learning_rate,
-        weight_decay=schedule.weight_decay,
-        fused=True,
-    )
-    rate = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _warm_cosine(step, schedule.steps)
+        model.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay, fused=True
     )
     device = accelerator.device
     model.to(device, memory_format=torch.channels_last)
     ema = EMAModel(model.parameters(), decay=schedule.ema_decay, use_ema_warmup=True, power=0.8)
-    first, losses = 0, []
+    step, hours, losses = 0, 0.0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
-        if state.get("schedule") != repr(schedule):
+        step, hours, losses = state["step"], state["hours"], state["losses"]
+        if not schedule.agrees(Schedule(**state["schedule"]), step):
             raise ValueError(
                 f"{checkpoint} is of another recipe: delete it, or train in another --folder."
             )
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
-        rate.load_state_dict(state["rate"])
         ema.load_state_dict(state["ema"])
-        first, losses = state["step"], state["losses"]
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     model.train()
-    progress = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps)
-    progress.set_description(checkpoint.stem)
-    exceptions = nullcontext() if on_gpu or precision == "no" else float32_where_needed()
-    with exceptions:
-        for step in progress:
-            with accelerator.autocast():
-                loss = loss_of(wrapped, np.random.default_rng([step, 0x9E3779B9]))
-            accelerator.backward(loss)
-            accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            rate.step()
-            optimizer.zero_grad(set_to_none=True)
-            ema.step(model.parameters())
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise FloatingPointError(
-                    f"The {checkpoint.stem} stage's loss is {losses[-1]} at step {step}: lower its "
-                    "learning rate and delete its checkpoint."
-                )
-            progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}")
-            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == schedule.steps:
-                _save(checkpoint, model, optimizer, rate, ema, step + 1, losses, schedule)
+    started = time.monotonic()
+    hours_before = hours
+
+    def save() -> None:
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "ema": ema.state_dict(),
+            "step": step,
+            "hours": hours,
+            "losses": losses,
+            "schedule": asdict(schedule),
+        }
+        partial = checkpoint.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, checkpoint)
+
+    progress = tqdm(initial=step, total=schedule.steps, desc=checkpoint.stem)
+    while step < schedule.steps and (time.monotonic() - started) < 60 * minutes:
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.learning_rate * schedule.rate(step)
+        with accelerator.autocast():
+            loss = loss_of(wrapped, np.random.default_rng([step, 0x9E3779B9]))
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ema.step(model.parameters())
+        losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"The {checkpoint.stem} stage's loss is {losses[-1]} at step {step}: lower its "
+                "learning rate and delete its checkpoint."
+            )
+        step += 1
+        hours = hours_before + (time.monotonic() - started) / 3600
+        progress.update()
+        progress.set_postfix(loss=f"{np.mean(losses[-50:]):.4f}", refresh=False)
+        if step % CHECKPOINT_EVERY == 0 or step == schedule.steps:
+            save()
+        if step % schedule.validate_every == 0 or step == schedule.steps:
+            ema.store(model.parameters())
+            ema.copy_to(model.parameters())
+            model.eval()
+            validation = validate(model) if validate else math.nan
+            model.train()
+            ema.restore(model.parameters())
+            row = (step, hours, np.mean(losses[-schedule.validate_every :]), validation)
+            with checkpoint.with_suffix(".csv").open("a", newline="") as log:
+                csv.writer(log).writerow([step, *(f"{value:.4f}" for value in row[1:])])
+    save()
+    if step < schedule.steps:
+        return None
     ema.copy_to(model.parameters())
     return model.eval()
-
-
-def _has_fast_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; emulated, a step takes ten times longer."""
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("avx512_bf16") or features.get("amx_bf16"))
-
-
-@contextmanager
-def float32_where_needed() -> Iterator[None]:
-    """Inside ``with``, keep autocast on a CPU away from what it does badly in bfloat16.
-
-    oneDNN (torch 2.13, processors with AMX) gives wrong values, now and then NaN, for convolutions
-    of stride 2 whose output is one column wide, as the UNet's second one is.  Attention is right,
-    but slower than in float32.
-    """
-    attention, convolution = functional.scaled_dot_product_attention, functional.conv2d
-
-    def float32_attention(*qkv: Tensor, attn_mask: Tensor | None = None, **options) -> Tensor:
-        mask = None if attn_mask is None else attn_mask.float()
-        with torch.autocast("cpu", enabled=False):
-            result = attention(*(part.float() for part in qkv), attn_mask=mask, **options)
-        return result.to(qkv[0].dtype)
-
-    def strided_in_float32(image: Tensor, weight: Tensor, bias=None, stride=1, *options) -> Tensor:
-        if stride in (1, (1, 1)):
-            return convolution(image, weight, bias, stride, *options)
-        with torch.autocast("cpu", enabled=False):
-            return convolution(image.float(), weight, bias, stride, *options)
-
-    functional.scaled_dot_product_attention = float32_attention
-    functional.conv2d = strided_in_float32
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = attention
-        functional.conv2d = convolution
-
-
-def _save(
-    path: Path,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rate: torch.optim.lr_scheduler.LRScheduler,
-    ema: EMAModel,
-    step: int,
-    losses: list[float],
-    schedule: Schedule,
-) -> None:
-    state = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "rate": rate.state_dict(),
-        "ema": ema.state_dict(),
-        "step": step,
-        "losses": losses,
-        "schedule": repr(schedule),
-    }
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
-
-
-def _warm_cosine(step: int, steps: int) -> float:
-    if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    done = (step - WARMUP_STEPS) / max(1, steps - WARMUP_STEPS)
-    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

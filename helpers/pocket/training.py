@@ -1,13 +1,13 @@
 """How the pocket model is made, stage by stage.
 
-corpus → autoencoder, vocoder, CLAP and classifier from the corpus → latents and captions → UNet.
-Every stage reads the finished ones from the training folder, goes on from its own checkpoint, and
-leaves float16 safetensors under ``weights/``.
+corpus → autoencoder, CLAP and classifier from the corpus → latents → UNet.  Every stage reads the
+finished ones from the training folder, goes on from its own checkpoint, and leaves float16
+safetensors under ``weights/``.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,13 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
-from safetensors.torch import load_model
 from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
-from tqdm.auto import tqdm
 
-from helpers.audio import HOP_LENGTH, log_mel
 from helpers.evaluation.audio_tower import AudioTower, PocketClapModel
-from helpers.models.minilm import MAX_TOKENS, load_minilm
+from helpers.models.minilm import load_minilm
 from helpers.models.pocket import (
     LOG_MEL_MEAN,
     LOG_MEL_SCALE,
@@ -34,20 +31,21 @@ from helpers.models.pocket import (
     PocketAutoencoder,
     new_autoencoder,
     new_unet,
-    new_vocoder,
 )
-from helpers.pocket.dataset import Dataset, render
+from helpers.pocket.dataset import HELD_OUT_SEED, Dataset, draw_scenes, render
 from helpers.pocket.loop import Schedule, train
-from helpers.pocket.vocabulary import LABELS
+from helpers.pocket.vocabulary import LABELS, compose
 
 VAE_FRAMES = 256
-VOCODER_FRAMES = 64
 PROMINENCE_BINS, PROMINENCE_LIMIT = 9, 3.0
 SMEAR_FRAMES, SMEAR_BINS = 1.5, 0.6  # largest standard deviation
-MEL_WEIGHT = 2.0
 SNR_GAMMA = 5.0
 CAPTION_DROP = 0.1
-STFT_SIZES = ((256, 64), (512, 128), (1024, 160), (2048, 320))  # window, hop in samples
+WORDS_DROP = 0.15  # of the captions: only their mean is shown
+JITTER = 0.3  # largest noise on token states, as a share of their distance from the average
+VALIDATION_SCENES = 128
+VALIDATION_TIMESTEPS = (50, 980)
+AVERAGED_CAPTIONS = 4_000
 
 
 @dataclass(frozen=True)
@@ -55,8 +53,8 @@ class Recipe:
     """Corpus size and schedule of each stage."""
 
     scenes: int
+    latents: int
     vae: Schedule
-    vocoder: Schedule
     clap: Schedule
     classifier: Schedule
     unet: Schedule
@@ -64,58 +62,38 @@ class Recipe:
 
 RECIPES = {
     "cpu": Recipe(
-        scenes=6_000,
+        scenes=10_000,
+        latents=40_000,
         vae=Schedule(2_500, 1e-3, 8),
-        vocoder=Schedule(2_000, 1e-3, 16),
-        clap=Schedule(1_000, 1e-3, 32),
-        classifier=Schedule(1_200, 1e-3, 32),
-        unet=Schedule(2_500, 5e-4, 16),
+        clap=Schedule(2_000, 1e-3, 32),
+        classifier=Schedule(2_000, 1e-3, 32),
+        unet=Schedule(40_000, 5e-4, 16, ema_decay=0.9995),
     ),
-    "gpu": Recipe(
-        scenes=20_000,
-        vae=Schedule(10_000, 1e-3, 16),
-        vocoder=Schedule(20_000, 8e-4, 32),
-        clap=Schedule(6_000, 1e-3, 64),
-        classifier=Schedule(6_000, 1e-3, 64),
-        unet=Schedule(40_000, 4e-4, 64, ema_decay=0.9995),
-    ),
-    # An hour or two more on two cores, from the weights of another model (--start).
-    "more": Recipe(
-        scenes=6_000,
-        vae=Schedule(1_000, 5e-4, 8),
-        vocoder=Schedule(2_000, 5e-4, 16),
-        clap=Schedule(300, 5e-4, 32),
-        classifier=Schedule(400, 5e-4, 32),
-        unet=Schedule(1_000, 4e-4, 16),
-    ),
-    "smoke": Recipe(500, *[Schedule(2, 1e-4, 2)] * 5),
+    "smoke": Recipe(500, 500, *[Schedule(2, 1e-4, 2)] * 4),
 }
 
 
-class Workshop:
+class Trainer:
     """A training folder: what is rendered, what is trained, what is left to do.
 
     Parameters
     ----------
     folder : Path
     recipe : Recipe
-    start : Path, optional
-        A finished model's folder, such as ``data/pocket``: the stages whose weights it holds go
-        on from them instead of from random ones.
+    minutes : float
+        Of the stage that is asked for; it goes on another time.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, start: Path | None = None) -> None:
-        self.folder, self.recipe, self.start = folder, recipe, start
+    def __init__(self, folder: Path, recipe: Recipe, minutes: float = math.inf) -> None:
+        self.folder, self.recipe, self.minutes = folder, recipe, minutes
         (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.stages: dict[str, Callable[[], object]] = {
             "corpus": self.corpus,
             "vae": self.vae,
-            "vocoder": self.vocoder,
             "clap": self.clap,
             "classifier": self.classifier,
             "latents": self.latents,
-            "captions": self.captions,
             "unet": self.unet,
         }
 
@@ -128,16 +106,14 @@ class Workshop:
         """Folder of a finished stage's weights."""
         return self.folder / "weights" / name
 
-    def _train(self, name: str, model: nn.Module, loss_of: Callable[..., Tensor]) -> nn.Module:
+    def _train(self, name: str, model: nn.Module, loss_of: Callable, validate=None):
         checkpoint = self.folder / "checkpoints" / f"{name}.pt"
-        if self.start is not None:
-            for weights in (self.start / name).glob("*.safetensors"):
-                load_model(model, weights)
-        return train(model, loss_of, getattr(self.recipe, name), checkpoint)
+        schedule = getattr(self.recipe, name)
+        return train(model, loss_of, schedule, checkpoint, validate, self.minutes)
 
-    def corpus(self) -> Dataset:
-        """Render the training scenes."""
-        return render(self.folder / "training", self.recipe.scenes)
+    def corpus(self) -> None:
+        """Render the training scenes whose log-mels are kept."""
+        render(self.folder / "training", self.recipe.scenes)
 
     def vae(self) -> None:
         """Fit the encoder in closed form; train the decoder on draws from its posterior."""
@@ -146,32 +122,18 @@ class Workshop:
         model = new_autoencoder()
         fit_principal_components(model, (data.log_mel(i) for i in range(0, len(data), 8)))
         model.encoder.requires_grad_(False)
+        log_mels = torch.stack([data.log_mel(i)[None] for i in range(0, len(data), 20)])
+        scale = 1 / _latents(model, log_mels).std().item()
 
         def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
-            mels = _crops(data, rng, batch_size, VAE_FRAMES)[0].to(self.device)
+            mels = _crops(data, rng, batch_size, VAE_FRAMES).to(self.device)
             posterior = model.encode(mels).latent_dist
             latent = posterior.sample(torch.Generator(mels.device).manual_seed(_seed(rng)))
             return reconstruction_error(model.decode(latent).sample.float(), mels)
 
         model = self._train("vae", model, loss_of)
-        model.register_to_config(
-            scaling_factor=1 / _latents(model, data, range(0, len(data), 20)).std().item()
-        )
+        model.register_to_config(scaling_factor=scale)
         model.half().save_pretrained(self.weights("vae"))
-
-    def vocoder(self) -> None:
-        """Train HiFi-GAN's generator on mel and multi-resolution STFT distances."""
-        data, batch_size = self.training, self.recipe.vocoder.batch_size
-        torch.manual_seed(1)
-
-        def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
-            mels, target = (
-                part.to(self.device) for part in _crops(data, rng, batch_size, VOCODER_FRAMES)
-            )
-            return vocoder_loss(model(mels[:, 0]).float(), target)
-
-        model = self._train("vocoder", new_vocoder(), loss_of)
-        model.half().save_pretrained(self.weights("vocoder"))
 
     def clap(self) -> None:
         """Train the pocket CLAP: scenes against sentence vectors, soft positives by shared sounds.
@@ -181,13 +143,11 @@ class Workshop:
         """
         data, batch_size = self.training, self.recipe.clap.batch_size
         torch.manual_seed(2)
-        sentences = self._sentences()
 
         def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
             chosen = rng.integers(len(data), size=batch_size)
             mels = _augmented(torch.stack([data.log_mel(i)[None] for i in chosen]), rng)
-            captions = [data.facts[i]["captions"][rng.integers(4)] for i in chosen]
-            text = torch.stack([sentences[caption] for caption in captions])
+            text = load_minilm().sentence([data.caption(i, rng) for i in chosen])
             logits = model(mels.to(self.device), text.to(self.device)).float()
             sounds = [set(data.facts[i]["labels"]) for i in chosen]
             overlap = torch.tensor([[len(a & b) / len(a | b) for b in sounds] for a in sounds])
@@ -219,27 +179,9 @@ class Workshop:
         model.save(self.weights("classifier"))
 
     def latents(self) -> None:
-        """Encode every scene once, for the UNet's stage."""
-        data = self.training
-        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).to(self.device).eval()
-        latents = _latents(vae, data, range(len(data))) * vae.config.scaling_factor
-        np.save(self.folder / "latents.npy", latents.half().numpy())
-
-    def captions(self) -> None:
-        """Embed every caption once, for the UNet's stage."""
-        captions = sorted({c for fact in self.training.facts for c in fact["captions"]} | {""})
-        states = np.zeros((len(captions), MAX_TOKENS, 384), np.float16)
-        lengths = np.zeros(len(captions), np.int64)
-        minilm = load_minilm()
-        order = sorted(range(len(captions)), key=lambda i: len(captions[i]))
-        for batch in tqdm(np.array_split(order, -(-len(order) // 64)), desc="captions"):
-            encoded = minilm([captions[i] for i in batch])
-            tokens, mask = encoded.tokens[0], encoded.masks[0]
-            states[batch, : tokens.shape[1]] = tokens.numpy()
-            lengths[batch] = mask.sum(1).numpy()
-        np.save(self.folder / "token_states.npy", states)
-        np.save(self.folder / "token_lengths.npy", lengths)
-        (self.folder / "captions.json").write_text(json.dumps(captions))
+        """Encode the corpus for the UNet's stage: its log-mels, and more scenes that keep none."""
+        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        render(self.folder / "latents", self.recipe.latents, vae)
 
     def unet(self) -> None:
         """Train the UNet: v-prediction, a tenth of the captions empty.
@@ -247,47 +189,106 @@ class Workshop:
         The loss of nearly clean latents is turned down, min(SNR + 1, 5) / (SNR + 1); that of noisy
         ones, where the caption decides what is heard, is not (min-SNR weighting would).
         """
-        batch_size, facts = self.recipe.unet.batch_size, self.training.facts
+        data = Dataset(self.folder / "latents")
+        batch_size = self.recipe.unet.batch_size
+        minilm = load_minilm()
         torch.manual_seed(4)
-        latents = torch.from_numpy(np.load(self.folder / "latents.npy"))
-        states = torch.from_numpy(np.load(self.folder / "token_states.npy", mmap_mode="r+"))
-        lengths = torch.from_numpy(np.load(self.folder / "token_lengths.npy"))
-        rows = {c: i for i, c in enumerate(json.loads((self.folder / "captions.json").read_text()))}
+        model = new_unet()
+        model.average_sentence.copy_(average_sentence(data))
         schedule = DDPMScheduler(**NOISE_SCHEDULE)
 
-        def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
-            generator = torch.Generator().manual_seed(_seed(rng))
-            chosen = rng.integers(len(latents), size=batch_size)
-            captions = [
-                "" if rng.random() < CAPTION_DROP else facts[i]["captions"][rng.integers(4)]
-                for i in chosen
-            ]
-            index = torch.tensor([rows[caption] for caption in captions])
-            longest = int(lengths[index].max())
-            mask = torch.arange(longest)[None] < lengths[index][:, None]
-            latent = latents[chosen].float()
+        def error(model, latent, states, mask, timesteps, generator) -> Tensor:
+            """Mean square error of the velocity, one value an item."""
             noise = torch.randn(latent.shape, generator=generator)
-            timesteps = torch.randint(0, 1000, (batch_size,), generator=generator)
             noisy = schedule.add_noise(latent, noise, timesteps)
             velocity = schedule.get_velocity(latent, noise, timesteps).to(self.device)
             predicted = model(
                 noisy.to(self.device),
                 timesteps.to(self.device),
-                states[index][:, :longest].float().to(self.device),
+                states.to(self.device),
                 encoder_attention_mask=mask.to(self.device),
             ).sample.float()
+            return (predicted - velocity).pow(2).mean((1, 2, 3))
+
+        def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
+            generator = torch.Generator().manual_seed(_seed(rng))
+            chosen = rng.integers(len(data), size=batch_size)
+            captions = ["" if rng.random() < CAPTION_DROP else data.caption(i, rng) for i in chosen]
+            encoded = minilm(captions)
+            states, mask = blurred(encoded.tokens[0], encoded.masks[0], rng, generator)
+            # One timestep in each sixteenth of the schedule: fewer accidents in a batch's loss.
+            places = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
+            timesteps = (places * 1000 / batch_size).long().clamp(max=999)
+            latent = torch.stack([data.latent(i) for i in chosen])
+            errors = error(model, latent, states, mask, timesteps, generator)
             precision = compute_snr(schedule, timesteps) + 1
             weight = (precision.clamp(max=SNR_GAMMA) / precision).to(self.device)
-            return (weight * (predicted - velocity).pow(2).mean((1, 2, 3))).mean()
+            return (weight * errors).mean()
 
-        model = self._train("unet", new_unet(), loss_of)
-        model.half().save_pretrained(self.weights("unet"))
+        seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + VALIDATION_SCENES)
+        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        scenes = list(draw_scenes(seeds, "dev"))
+        held_out = _latents(vae, torch.stack([mel[None] for mel, _ in scenes]))
+        held_out *= vae.config.scaling_factor
+        rng = np.random.default_rng(HELD_OUT_SEED)
+        held_out_text = minilm([compose(f["labels"], f["relation"], rng) for _, f in scenes])
 
-    def _sentences(self) -> dict[str, Tensor]:
-        captions = sorted({c for f in self.training.facts for c in f["captions"]}, key=len)
-        batches = [captions[i : i + 64] for i in range(0, len(captions), 64)]
-        vectors = [load_minilm().sentence(b) for b in tqdm(batches, desc="captions")]
-        return dict(zip(captions, torch.cat(vectors), strict=True))
+        @torch.no_grad()
+        def validate(model: nn.Module) -> float:
+            generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+            timesteps = torch.linspace(*VALIDATION_TIMESTEPS, VALIDATION_SCENES).long()
+            items = zip(
+                held_out.split(16),
+                held_out_text.tokens[0].split(16),
+                held_out_text.masks[0].split(16),
+                timesteps[torch.randperm(VALIDATION_SCENES, generator=generator)].split(16),
+                strict=True,
+            )
+            return torch.cat([error(model, *item, generator) for item in items]).mean().item()
+
+        model = self._train("unet", model, loss_of, validate)
+        if model is not None:
+            model.half().save_pretrained(self.weights("unet"))
+            schedule.save_pretrained(self.weights("scheduler"))
+
+
+@torch.no_grad()
+def average_sentence(data: Dataset) -> Tensor:
+    """Mean over captions of their mean token states, float32, shape (384,)."""
+    rng = np.random.default_rng(0)
+    captions = sorted((data.caption(i % len(data), rng) for i in range(AVERAGED_CAPTIONS)), key=len)
+    total = torch.zeros(384)
+    for first in range(0, len(captions), 64):
+        encoded = load_minilm()(captions[first : first + 64])
+        mask = encoded.masks[0][..., None]
+        total += ((encoded.tokens[0] * mask).sum(1) / mask.sum(1)).sum(0)
+    return total / len(captions)
+
+
+def blurred(
+    states: Tensor, mask: Tensor, rng: np.random.Generator, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Captions as other words might have said them.
+
+    Noise of up to 0.3 of the states' own spread is added to each word, and in some captions every
+    word is replaced by the sentence's mean, so that the UNet cannot lean on single words.
+
+    Parameters
+    ----------
+    states : torch.Tensor
+        float32, shape (batch, length, 384).
+    mask : torch.Tensor
+        bool, shape (batch, length).
+    rng, generator
+        Of the amounts, and of the noise.
+    """
+    attended = mask[..., None]
+    amount = torch.from_numpy(rng.uniform(0, JITTER, (len(states), 1, 1))).float()
+    noise = torch.randn(states.shape, generator=generator)
+    states = states + amount * states.std(-1, keepdim=True) * noise
+    mean = (states * attended).sum(1, keepdim=True) / attended.sum(1, keepdim=True)
+    alone = torch.from_numpy(rng.random((len(states), 1, 1)) < WORDS_DROP)
+    return torch.where(alone, mean, states), mask
 
 
 @torch.no_grad()
@@ -348,36 +349,10 @@ def reconstruction_error(decoded: Tensor, log_mel: Tensor) -> Tensor:
     return (weight * (decoded - log_mel).abs()).sum() / weight.sum()
 
 
-def vocoder_loss(generated: Tensor, target: Tensor) -> Tensor:
-    """Log-mel L1 plus, at four resolutions, spectral convergence and log-magnitude L1.
-
-    Both waveforms float32, shape (batch, samples).
-    """
-    loss = MEL_WEIGHT * (log_mel(generated) - log_mel(target)).abs().mean()
-    for size, hop in STFT_SIZES:
-        a, b = (_magnitude(waveform, size, hop) for waveform in (generated, target))
-        # Over the whole batch: a ratio per item would be ruled by near-silent crops.
-        convergence = (a - b).norm() / b.norm()
-        loss = loss + (convergence + (a.log() - b.log()).abs().mean()) / len(STFT_SIZES)
-    return loss
-
-
-def _magnitude(waveform: Tensor, size: int, hop: int) -> Tensor:
-    window = torch.hann_window(size, device=waveform.device)
-    spectrum = torch.stft(waveform, size, hop, window=window, return_complex=True)
-    return (spectrum.real.square() + spectrum.imag.square()).clamp(min=1e-8).sqrt()
-
-
-def _crops(
-    data: Dataset, rng: np.random.Generator, batch_size: int, frames: int
-) -> tuple[Tensor, Tensor]:
-    """Random log-mel crops (batch, 1, frames, 64) and their waveforms (batch, frames · 160)."""
-    mels, waveforms = [], []
-    for index in rng.integers(len(data), size=batch_size):
-        first = int(rng.integers(0, 1024 - frames + 1))
-        mels.append(data.log_mel(index, first, frames)[None])
-        waveforms.append(data.waveform(index, first * HOP_LENGTH, frames * HOP_LENGTH))
-    return torch.stack(mels), torch.stack(waveforms)
+def _crops(data: Dataset, rng: np.random.Generator, batch_size: int, frames: int) -> Tensor:
+    """Random log-mel crops, float32, shape (batch, 1, frames, 64)."""
+    places = rng.integers((len(data), 1024 - frames + 1), size=(batch_size, 2))
+    return torch.stack([data.log_mel(int(i), int(first), frames)[None] for i, first in places])
 
 
 def _augmented(mels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -403,15 +378,9 @@ def _augmented(mels: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _latents(vae: PocketAutoencoder, data: Dataset, indices: range) -> Tensor:
-    """Posterior modes, unscaled, float32, shape (scenes, 32, 64, 4)."""
-    vae = vae.float()
-    batches = [indices[i : i + 8] for i in range(0, len(indices), 8)]
-    modes = []
-    for batch in tqdm(batches, desc="latents"):
-        mels = torch.stack([data.log_mel(i)[None] for i in batch]).to(vae.device)
-        modes.append(vae.encode(mels).latent_dist.mode().cpu())
-    return torch.cat(modes)
+def _latents(vae: PocketAutoencoder, log_mels: Tensor) -> Tensor:
+    """Posterior modes, unscaled, float32, shape (scenes, 32, 64, 4), of (scenes, 1, 1024, 64)."""
+    return torch.cat([vae.encode(part).latent_dist.mode() for part in log_mels.split(16)])
 
 
 def _seed(rng: np.random.Generator) -> int:
