@@ -103,3 +103,27 @@ def test_the_weights_fit_the_repository():
     weights = list((DATA / "pocket").rglob("*.safetensors"))
     assert len(weights) == 4
     assert sum(path.stat().st_size for path in weights) <= 64 * 2**20
+
+
+def test_the_second_unet_hears_the_direction_of_a_sentence_and_not_its_length():
+    torch.manual_seed(0)
+    unet = new_unet().eval()
+    unet.average_sentence.normal_()
+    latent, tokens = torch.randn(1, 32, 64, 4), torch.randn(1, 5, 384)
+    mask = torch.tensor([[1, 1, 1, 1, 0]]).bool()
+    average = unet.average_sentence
+
+    def output(states):
+        with torch.no_grad():
+            return unet(latent, torch.tensor(500), states, encoder_attention_mask=mask).sample
+
+    longer = average + 3 * (tokens - average)
+    torch.testing.assert_close(output(longer), output(tokens), atol=1e-4, rtol=1e-4)
+    padded = tokens.clone()
+    padded[:, 4] = 7.0
+    torch.testing.assert_close(output(padded), output(tokens), atol=1e-5, rtol=1e-5)
+    assert (output(torch.randn(1, 5, 384)) - output(tokens)).abs().max() > 1e-3
+
+
+def test_the_second_unet_is_small():
+    assert sum(p.numel() for p in new_unet().parameters()) <= 14e6

@@ -27,7 +27,7 @@ def test_the_card_holds_what_was_measured_of_these_weights(shipped):
 
 
 def test_figures_of_other_weights_are_not_taken_over(shipped, tmp_path):
-    for part in ("unet", "vae", "clap", "classifier"):
+    for part in ("scheduler", "unet", "vae", "clap", "classifier"):
         (tmp_path / part).symlink_to(shipped.folder / part)
     content = {"stamp": "of others", "figures": {"generation_accuracy": 1.0}}
     (tmp_path / "report.json").write_text(json.dumps(content))
@@ -36,7 +36,7 @@ def test_figures_of_other_weights_are_not_taken_over(shipped, tmp_path):
 
 
 def test_a_stopped_report_goes_on_with_what_is_missing(shipped, tmp_path, monkeypatch):
-    for part in ("unet", "vae", "clap", "classifier"):
+    for part in ("scheduler", "unet", "vae", "clap", "classifier"):
         (tmp_path / part).symlink_to(shipped.folder / part)
     (tmp_path / "README.md").write_text("<!-- report -->\n<!-- /report -->\n")
     firsts = {

@@ -10,6 +10,8 @@ from torch import nn
 
 from helpers.audio import CLIP_SAMPLES, PEAK
 from helpers.data import DATA, load_registry
+from helpers.evaluation import judges
+from helpers.models.minilm import load_minilm
 from helpers.models.pocket import LOG_MEL_MEAN, LOG_MEL_SCALE, new_autoencoder
 from helpers.pocket import __main__ as command
 from helpers.pocket import dataset, loop, training
@@ -122,22 +124,86 @@ def test_an_empty_dataset_says_what_to_run(tmp_path):
         dataset.Dataset(tmp_path)
 
 
-def test_augmented_mels_keep_their_shape_and_range_and_half_are_smeared(rendered, monkeypatch):
-    mels = torch.stack([rendered.log_mel(i)[None] for i in range(16)])
-    augmented = training._augmented(mels, np.random.default_rng(0))
-    assert augmented.shape == mels.shape
-    assert augmented.dtype == torch.float32
+def test_augmented_mels_keep_their_shape_and_range_and_told_orders_are_not_rolled(rendered):
+    ramp = torch.linspace(-8, -2, 1024)[None, None, :, None].expand(16, 1, 1024, 64)
+    augmented = training._augmented(ramp, [False] * 8 + [True] * 8, np.random.default_rng(0))
+    assert augmented.shape == ramp.shape
     assert augmented.min() > -11.6
+    loudest = augmented[..., 32].argmax(2).squeeze() > 900  # a ramp that is not rolled ends loud
+    assert not loudest[:8].all()
+    assert loudest[8:].all()
 
-    def roughness(batch):
-        return (batch[:, :, 1:] - batch[:, :, :-1]).abs().mean((1, 2, 3))
 
-    for width in ("SMEAR_FRAMES", "SMEAR_BINS"):
-        monkeypatch.setattr(training, width, 0.0)
-    sharp = training._augmented(mels, np.random.default_rng(0))
-    smeared = [not torch.equal(a, b) for a, b in zip(augmented, sharp, strict=True)]
-    assert 3 <= sum(smeared) <= 13
-    assert (roughness(augmented)[smeared] < roughness(sharp)[smeared]).all()
+def test_a_crop_is_short_and_holds_some_of_the_sound():
+    log_mel = torch.full((1, 1024, 64), training.LOG_FLOOR)
+    log_mel[:, 600:640] = -2.0
+    for seed in range(20):
+        crop = training.cropped(log_mel, np.random.default_rng(seed))
+        assert crop.shape == log_mel.shape
+        if not torch.equal(crop, log_mel):
+            assert (crop[:, 500:] == training.LOG_FLOOR).all()
+            assert crop.max() == -2.0
+    long = training.cropped(torch.full((1, 1024, 64), -3.0), np.random.default_rng(0))
+    frames = (long[0, :, 0] > training.LOG_FLOOR).sum()
+    assert 200 <= frames < 500
+
+
+FACTS = [
+    {"labels": ["siren", "duck"], "relation": "background"},
+    {"labels": ["duck", "siren"], "relation": "background"},
+    {"labels": ["siren", "duck"], "relation": "mixture"},
+    {"labels": ["duck", "siren"], "relation": "mixture"},
+    {"labels": ["siren", "duck"], "relation": "sequence"},
+    {"labels": ["siren"], "relation": "mixture"},
+    {"labels": ["duck"], "relation": "background"},
+    {"labels": ["rain"], "relation": "sequence"},
+]
+
+
+def test_compositions_are_what_captions_say():
+    kinds = [training.composition(fact) for fact in FACTS]
+    assert kinds[2] == kinds[3]
+    assert len(set(kinds)) == len(kinds) - 1
+    assert kinds[5] == training.composition({"labels": ["siren"], "relation": "sequence"})
+
+
+def test_a_batch_holds_neighbours():
+    chosen = training.Neighbours(FACTS).draw(10, np.random.default_rng(0))
+    assert len(chosen) == 10
+    assert set(chosen[:5]) >= {5, 6}
+    assert 7 not in chosen
+
+
+def test_the_contrastive_loss_wants_each_composition_and_leaves_one_question_open():
+    kinds = [training.composition(fact) for fact in FACTS]
+    same = torch.tensor([[a == b for b in kinds] for a in kinds]).float()
+    right = 20 * same
+    perfect = training.contrastive_loss(right, kinds).item()
+    assert perfect == pytest.approx(4 * np.log(2) / 8, abs=1e-3)  # two scenes are alike
+    confused = right.clone()
+    confused[0, 1] = confused[1, 0] = 20  # which sound is in the background
+    assert training.contrastive_loss(confused, kinds).item() > perfect + 0.2
+    undecided = right.clone()
+    undecided[0, 2] = undecided[2, 0] = 20  # background or mixture
+    assert training.contrastive_loss(undecided, kinds).item() == pytest.approx(perfect, abs=1e-3)
+
+
+def test_judges_hear_order_and_come_back_from_their_files(tmp_path):
+    torch.manual_seed(0)
+    clap = judges.ClapNetwork().eval()
+    clip = torch.full((1, 1, 1024, 64), -9.0)
+    clip[:, :, :500, 10:20] = -1.0
+    clip[:, :, 500:, 40:50] = -1.0
+    forth, back = clap.embed_audio(torch.cat([clip, clip.flip(2)]))
+    assert (forth - back).abs().max() > 1e-3
+    words = load_minilm()(["a duck with rain in the background", "rain"])
+    together = clap.embed_text(words)
+    alone = clap.embed_text(load_minilm()(["rain"]))
+    torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=1e-4)  # padding is not heard
+    judges.save_judge(clap, tmp_path, {"text": "MiniLM"})
+    again = judges.ClapNetwork()
+    assert judges.load_judge(again, tmp_path) == {"text": "MiniLM"}
+    torch.testing.assert_close(again.embed_audio(clip)[0], forth, atol=1e-2, rtol=1e-2)
 
 
 def test_a_lost_thin_line_costs_four_times_a_lost_plain_bin():

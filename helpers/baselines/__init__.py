@@ -24,7 +24,7 @@ _PAPER = PRESETS["paper"]  # full fine-tuning
 _PAPER_LORA = replace(  # rank and learning rate are our choice: the paper names none
     _PAPER, finetuning=FinetuningSettings(learning_rate=1e-4, lora_rank=8)
 )
-_POCKET_LORA = PRESETS["pocket"]
+_POCKET_LORA = PRESETS["pocket-noised"]
 _POCKET = replace(
     _POCKET_LORA, finetuning=FinetuningSettings(steps=100, learning_rate=3e-5, batch_size=4)
 )

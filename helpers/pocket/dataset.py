@@ -49,6 +49,30 @@ def render(folder: Path, scenes: int, vae: AutoencoderKL | None = None) -> Datas
     return Dataset(folder)
 
 
+@torch.no_grad()
+def decode(latents: Path, folder: Path, scenes: int, vae: AutoencoderKL) -> None:
+    """Write the log-mels that an autoencoder makes of a dataset's first scenes, or what is missing.
+
+    Parameters
+    ----------
+    latents, folder : Path
+        Of the dataset that is read, and of the one that is written.
+    scenes : int
+        How many; rounded up to whole shards of 500.
+    vae : AutoencoderKL
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in tqdm(range(-(-scenes // SHARD_SCENES)), desc=f"scenes in {folder.name}"):
+        name = f"scenes_{index:03}.json"
+        if (folder / name).exists():
+            continue
+        values = torch.from_numpy(np.load(latents / f"latents_{index:03}.npy")).float()
+        parts = (vae.decode(z / vae.config.scaling_factor).sample[:, 0] for z in values.split(16))
+        log_mels = torch.cat([part.half() for part in parts]).numpy()
+        np.save(folder / f"log_mels_{index:03}.npy", log_mels)
+        (folder / name).write_text((latents / name).read_text())
+
+
 def draw_scenes(seeds: range, split: str) -> Iterator[tuple[torch.Tensor, dict]]:
     """Log-mel, float32 (1024, 64), and facts of the scene of each seed."""
     for seed in seeds:

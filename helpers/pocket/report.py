@@ -34,6 +34,7 @@ from helpers.pocket.dataset import HELD_OUT_SEED
 from helpers.pocket.vocabulary import LABELS, VOCABULARY
 
 FOLD = 5
+PRESET = "pocket-noised"
 GENERATION = SamplingSettings(steps=50, seed=7)
 GENERATION_BATCH = 13
 SHIFT_SECONDS = 0.37
@@ -99,7 +100,7 @@ class Report:
             (self.folder / name / "model.safetensors").read_bytes()
             for name in ("clap", "classifier")
         ]
-        self.stamp = fingerprint(self.model.fingerprint, *judges, PRESETS["pocket"])
+        self.stamp = fingerprint(self.model.fingerprint, *judges, PRESETS[PRESET])
         stored = json.loads(self.path.read_text()) if self.path.exists() else {}
         same = stored.get("stamp") == self.stamp
         self.figures: dict[str, object] = stored["figures"] if same else {}
@@ -231,7 +232,7 @@ class Report:
     def _edit(self, number: int, source: str, target: str) -> dict[str, float]:
         clip = self._source(number, source)
         prompt = f"Sound of {VOCABULARY[target].plain}"
-        settings = PRESETS["pocket"]
+        settings = PRESETS[PRESET]
         started = time.perf_counter()
         with NonRigidEdit(self.model, clip, prompt, settings, progress=False) as edit:
             at_zero, at_one = edit.sweep([0.0, 1.0])

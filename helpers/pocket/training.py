@@ -1,28 +1,29 @@
 """How the pocket model is made, stage by stage.
 
-corpus → autoencoder, CLAP and classifier from the corpus → latents → UNet.  Every stage reads the
-finished ones from the training folder, goes on from its own checkpoint, and leaves float16
-safetensors under ``weights/``.
+corpus → autoencoder → latents → CLAP and classifier, UNet.  Every stage reads the finished ones
+from the training folder, goes on from its own checkpoint, and leaves float16 safetensors under
+``weights/``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
 from diffusers.training_utils import compute_snr
-from scipy.ndimage import gaussian_filter
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.evaluation.audio_tower import AudioTower, PocketClapModel
-from helpers.models.minilm import load_minilm
+from helpers.audio import LOG_FLOOR, SAMPLE_RATE
+from helpers.evaluation.judges import AudioTower, ClapNetwork, save_judge
+from helpers.models.minilm import HUB_NAME, load_minilm
 from helpers.models.pocket import (
     LOG_MEL_MEAN,
     LOG_MEL_SCALE,
@@ -32,13 +33,13 @@ from helpers.models.pocket import (
     new_autoencoder,
     new_unet,
 )
-from helpers.pocket.dataset import HELD_OUT_SEED, Dataset, draw_scenes, render
+from helpers.pocket.dataset import HELD_OUT_SEED, Dataset, decode, draw_scenes, render
 from helpers.pocket.loop import Schedule, train
 from helpers.pocket.vocabulary import LABELS, compose
 
 VAE_FRAMES = 256
 PROMINENCE_BINS, PROMINENCE_LIMIT = 9, 3.0
-SMEAR_FRAMES, SMEAR_BINS = 1.5, 0.6  # largest standard deviation
+CROP_SHARE = 1 / 3
 SNR_GAMMA = 5.0
 CAPTION_DROP = 0.1
 WORDS_DROP = 0.15  # of the captions: only their mean is shown
@@ -65,8 +66,8 @@ RECIPES = {
         scenes=10_000,
         latents=40_000,
         vae=Schedule(2_500, 1e-3, 8),
-        clap=Schedule(2_000, 1e-3, 32),
-        classifier=Schedule(2_000, 1e-3, 32),
+        clap=Schedule(4_000, 1e-3, 40),
+        classifier=Schedule(3_000, 1e-3, 32),
         unet=Schedule(40_000, 5e-4, 16, ema_decay=0.9995),
     ),
     "smoke": Recipe(500, 500, *[Schedule(2, 1e-4, 2)] * 4),
@@ -91,13 +92,14 @@ class Trainer:
         self.stages: dict[str, Callable[[], object]] = {
             "corpus": self.corpus,
             "vae": self.vae,
+            "latents": self.latents,
+            "round_trips": self.round_trips,
             "clap": self.clap,
             "classifier": self.classifier,
-            "latents": self.latents,
             "unet": self.unet,
         }
 
-    @property
+    @cached_property
     def training(self) -> Dataset:
         """The rendered training scenes."""
         return Dataset(self.folder / "training")
@@ -135,48 +137,69 @@ class Trainer:
         model.register_to_config(scaling_factor=scale)
         model.half().save_pretrained(self.weights("vae"))
 
-    def clap(self) -> None:
-        """Train the pocket CLAP: scenes against sentence vectors, soft positives by shared sounds.
+    def round_trips(self) -> None:
+        """Pass the corpus's latents through the decoder: judges hear what has passed it, too."""
+        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        decode(self.folder / "latents", self.folder / "round_trips", self.recipe.scenes, vae)
 
-        The target of scene i over captions j is proportional to the Jaccard overlap of their
-        sounds, so that "a siren with gunshots" is near both and nearest to itself.
+    def clap(self) -> None:
+        """Train the pocket CLAP on scenes and sentences that differ in one respect at a time.
+
+        A batch holds a scene of X and Y, X alone, Y alone, and the same two in another relation or
+        order.  A sentence is right for the scenes of its own composition; whether "X while Y" fits
+        "X with Y in the background" is left open.
         """
         data, batch_size = self.training, self.recipe.clap.batch_size
+        neighbours = Neighbours(data.facts)
         torch.manual_seed(2)
 
         def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
-            chosen = rng.integers(len(data), size=batch_size)
-            mels = _augmented(torch.stack([data.log_mel(i)[None] for i in chosen]), rng)
-            text = load_minilm().sentence([data.caption(i, rng) for i in chosen])
-            logits = model(mels.to(self.device), text.to(self.device)).float()
-            sounds = [set(data.facts[i]["labels"]) for i in chosen]
-            overlap = torch.tensor([[len(a & b) / len(a | b) for b in sounds] for a in sounds])
-            overlap = overlap.to(logits)
-            rows = functional.cross_entropy(logits, overlap / overlap.sum(1, keepdim=True))
-            return rows + functional.cross_entropy(logits.T, overlap / overlap.sum(1, keepdim=True))
+            chosen = neighbours.draw(batch_size, rng)
+            facts = [data.facts[i] for i in chosen]
+            mels = self._heard(chosen, rng)
+            text = load_minilm()([data.caption(i, rng) for i in chosen])
+            logits = model(mels.to(self.device), text.to(self.device, torch.float32)).float()
+            return contrastive_loss(logits, [composition(fact) for fact in facts])
 
-        model = self._train("clap", PocketClapModel(), loss_of)
-        model.save(self.weights("clap"))
+        model = self._train("clap", ClapNetwork(), loss_of)
+        save_judge(model, self.weights("clap"), {"sample_rate": SAMPLE_RATE, "text": HUB_NAME})
 
     def classifier(self) -> None:
-        """Train the independent classifier that names sounds: one sigmoid a label."""
+        """Train the independent classifier that names sounds: one sigmoid a label.
+
+        A third of the scenes of one sound are cut to 2 … 5 s, since gaps are judged by themselves.
+        """
         data, batch_size = self.training, self.recipe.classifier.batch_size
         torch.manual_seed(3)
 
         def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
             chosen = rng.integers(len(data), size=batch_size)
-            mels = _augmented(torch.stack([data.log_mel(i)[None] for i in chosen]), rng)
+            mels = self._heard(chosen, rng)
             targets = torch.zeros(batch_size, len(LABELS))
             for row, i in enumerate(chosen):
-                targets[row, [LABELS.index(label) for label in data.facts[i]["labels"]]] = 1
+                labels = data.facts[i]["labels"]
+                targets[row, [LABELS.index(label) for label in labels]] = 1
+                if len(labels) == 1 and rng.random() < CROP_SHARE:
+                    mels[row] = cropped(mels[row], rng)
             logits = model(mels.to(self.device)).float()
-            weight = torch.tensor(4.0, device=self.device)
-            return functional.binary_cross_entropy_with_logits(
-                logits, targets.to(logits), pos_weight=weight
-            )
+            return functional.binary_cross_entropy_with_logits(logits, targets.to(logits))
 
         model = self._train("classifier", AudioTower(len(LABELS)), loss_of)
-        model.save(self.weights("classifier"))
+        config = {"sample_rate": SAMPLE_RATE, "labels": list(LABELS)}
+        save_judge(model, self.weights("classifier"), config)
+
+    @cached_property
+    def _decoded(self) -> Dataset:
+        return Dataset(self.folder / "round_trips")
+
+    def _heard(self, chosen: Sequence[int], rng: np.random.Generator) -> Tensor:
+        """Log-mels of scenes, augmented; half of them have passed the autoencoder."""
+        mels = [
+            (self._decoded if rng.random() < 0.5 else self.training).log_mel(i)[None]
+            for i in chosen
+        ]
+        fixed = [self.training.facts[i]["relation"] == "sequence" for i in chosen]
+        return _augmented(torch.stack(mels), fixed, rng)
 
     def latents(self) -> None:
         """Encode the corpus for the UNet's stage: its log-mels, and more scenes that keep none."""
@@ -355,24 +378,101 @@ def _crops(data: Dataset, rng: np.random.Generator, batch_size: int, frames: int
     return torch.stack([data.log_mel(int(i), int(first), frames)[None] for i, first in places])
 
 
-def _augmented(mels: Tensor, rng: np.random.Generator) -> Tensor:
-    """Shift, change level and tone colour, smear half of them, hide a band and a stretch of time.
+class Neighbours:
+    """Draws batches of scenes in which compositions of the same sounds stand side by side.
 
-    Smeared, because what is to be judged has passed an autoencoder, which loses fine texture.
+    Parameters
+    ----------
+    facts : list of dict
+        Labels and relation of every scene.
+    """
+
+    def __init__(self, facts: list[dict]) -> None:
+        self.facts = facts
+        self.by_sounds: dict[frozenset[str], list[int]] = {}
+        for index, fact in enumerate(facts):
+            self.by_sounds.setdefault(frozenset(fact["labels"]), []).append(index)
+        self.several = [i for i, fact in enumerate(facts) if len(fact["labels"]) == 2]
+
+    def draw(self, count: int, rng: np.random.Generator) -> list[int]:
+        """Draw groups: a scene of two sounds, two more of the same two, and each sound alone."""
+        chosen: list[int] = []
+        while len(chosen) < count:
+            first = int(self.several[rng.integers(len(self.several))])
+            both = self.facts[first]["labels"]
+            chosen.append(first)
+            for sounds in (both, both, both[:1], both[1:]):
+                found = self.by_sounds.get(frozenset(sounds))
+                if found:
+                    chosen.append(int(found[rng.integers(len(found))]))
+        return chosen[:count]
+
+
+def composition(fact: dict) -> tuple[str, tuple[str, ...]]:
+    """Return what a caption says of a scene: relation and sounds, sorted where order is silent."""
+    labels, relation = tuple(fact["labels"]), fact["relation"]
+    if len(labels) == 1:
+        return "alone", labels
+    return relation, tuple(sorted(labels)) if relation == "mixture" else labels
+
+
+def contrastive_loss(logits: Tensor, compositions: list[tuple[str, tuple[str, ...]]]) -> Tensor:
+    """Cross-entropy both ways, all scenes of one composition being right for its sentences.
+
+    Parameters
+    ----------
+    logits : torch.Tensor
+        Shape (scenes, sentences), item i of both being of ``compositions[i]``.
+    compositions : list
+        Of :func:`composition`.  A mixture and a background of the same sounds are neither right
+        nor wrong for each other.
+    """
+
+    def open_to(a: tuple[str, tuple[str, ...]], b: tuple[str, tuple[str, ...]]) -> bool:
+        return {a[0], b[0]} == {"mixture", "background"} and set(a[1]) == set(b[1])
+
+    right = torch.tensor([[a == b for b in compositions] for a in compositions])
+    ignored = torch.tensor([[open_to(a, b) for b in compositions] for a in compositions])
+    right, ignored = right.to(logits), ignored.to(logits.device)
+    targets = right / right.sum(1, keepdim=True)
+    logits = logits.masked_fill(ignored, -1e4)
+    return functional.cross_entropy(logits, targets) + functional.cross_entropy(logits.T, targets)
+
+
+def cropped(log_mel: Tensor, rng: np.random.Generator) -> Tensor:
+    """Keep a stretch of 2 … 5 s that holds a tenth of the energy or more, at the clip's start.
+
+    Parameters
+    ----------
+    log_mel : torch.Tensor
+        Shape (1, 1024, 64); what follows the stretch is silence.
+    """
+    energy = log_mel[0].exp().square().sum(1)
+    for _ in range(20):
+        frames = int(rng.integers(200, 500))
+        first = int(rng.integers(0, 1024 - frames))
+        if energy[first : first + frames].sum() >= 0.1 * energy.sum():
+            result = torch.full_like(log_mel, LOG_FLOOR)
+            result[:, :frames] = log_mel[:, first : first + frames]
+            return result
+    return log_mel
+
+
+def _augmented(mels: Tensor, fixed: Sequence[bool], rng: np.random.Generator) -> Tensor:
+    """Shift in time, change level and tone colour, hide a band and a stretch of time.
+
+    A scene whose order is told (``fixed``) is not shifted, for a roll turns it round.
     """
     augmented = []
-    for mel in mels:
-        mel = mel.roll(int(rng.integers(1024)), dims=1)
+    for mel, stays in zip(mels, fixed, strict=True):
+        mel = mel if stays else mel.roll(int(rng.integers(1024)), dims=1)
         tilt = torch.linspace(-1, 1, mel.shape[-1]) * rng.uniform(-1, 1)
-        mel = (mel + rng.uniform(-2, 0.7) + tilt).clamp(min=-11.5129)
+        mel = (mel + rng.uniform(-2, 0.7) + tilt).clamp(min=LOG_FLOOR)
         mel = mel.roll(int(rng.integers(-2, 3)), dims=2)
-        if rng.random() < 0.5:
-            widths = (0, rng.uniform(0, SMEAR_FRAMES), rng.uniform(0, SMEAR_BINS))
-            mel = torch.from_numpy(gaussian_filter(mel.numpy(), widths))
         band, start = int(rng.integers(0, 10)), int(rng.integers(0, 800))
         low = int(rng.integers(0, 64 - band))
         mel[:, :, low : low + band] = -9.0
-        mel[:, start : start + int(rng.integers(0, 150))] = -11.0
+        mel[:, start : start + int(rng.integers(0, 100))] = -11.0
         augmented.append(mel)
     return torch.stack(augmented)
 

@@ -1,0 +1,114 @@
+"""The networks that judge edits of the embedded model: a CLAP that hears composition, a classifier.
+
+Both hear a clip through a small convolutional tower.  What it finds is averaged in each quarter of
+the clip, so that "a siren, then a dog" and "a dog, then a siren" differ.  The CLAP's text side is
+an attention layer over MiniLM's token states, since a mean over words forgets which sound is in the
+background.
+
+Weights are float16 safetensors; ``config.json`` beside them says what the outputs mean.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from helpers.audio import LOG_FLOOR
+from helpers.models.latent_audio_model import Conditioning
+
+WIDTHS = (32, 64, 128, 192, 256)
+QUARTERS = 4
+EMBEDDING_WIDTH = 256
+TOKEN_WIDTH = 384
+
+
+class AudioTower(nn.Module):
+    """From log-mels (batch, 1, 1024, 64) to vectors (batch, outputs).
+
+    Parameters
+    ----------
+    outputs : int
+    """
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        # A stem of 4 frames × 2 bins; then every block halves both axes: 8 times × 1 bin are left.
+        blocks = [nn.Conv2d(1, WIDTHS[0], (8, 4), stride=(4, 2), padding=(2, 1))]
+        for width_in, width in pairwise((WIDTHS[0], *WIDTHS)):
+            blocks += [
+                nn.Conv2d(width_in, width, 3, padding=1),
+                nn.GroupNorm(8, width),
+                nn.SiLU(),
+                nn.AvgPool2d(2),
+            ]
+        self.features = nn.Sequential(*blocks)
+        self.head = nn.Linear((QUARTERS + 2) * WIDTHS[-1], outputs)
+
+    def forward(self, log_mel: Tensor) -> Tensor:
+        """Averages over quarters, average and maximum over all of the clip, then a linear head."""
+        features = self.features((log_mel - LOG_FLOOR) / 6 - 1).mean(-1)
+        quarters = functional.adaptive_avg_pool1d(features, QUARTERS).flatten(1)
+        pooled = torch.cat([quarters, features.mean(-1), features.amax(-1)], dim=1)
+        return self.head(functional.dropout(pooled, 0.2, self.training))
+
+
+class TextHead(nn.Module):
+    """From token states (batch, length, 384) to vectors (batch, 256): attention, then the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.TransformerEncoderLayer(
+            TOKEN_WIDTH, 6, 2 * TOKEN_WIDTH, dropout=0.1, batch_first=True, norm_first=True
+        )
+        self.head = nn.Linear(TOKEN_WIDTH, EMBEDDING_WIDTH)
+
+    def forward(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Embed sentences; ``mask`` is bool, shape (batch, length), 1 = a word."""
+        mixed = self.attention(tokens, src_key_padding_mask=~mask)
+        attended = mask[..., None].to(mixed)
+        return self.head((mixed * attended).sum(1) / attended.sum(1))
+
+
+class ClapNetwork(nn.Module):
+    """Clips and sentences in one space of 256 dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.audio = AudioTower(EMBEDDING_WIDTH)
+        self.text = TextHead()
+        self.log_scale = nn.Parameter(torch.tensor(2.5))
+
+    def embed_audio(self, log_mel: Tensor) -> Tensor:
+        """L2-normalised (batch, 256) of log-mels (batch, 1, 1024, 64)."""
+        return functional.normalize(self.audio(log_mel), dim=-1)
+
+    def embed_text(self, sentences: Conditioning) -> Tensor:
+        """L2-normalised (batch, 256) of MiniLM's states of sentences."""
+        return functional.normalize(self.text(sentences.tokens[0], sentences.masks[0]), dim=-1)
+
+    def forward(self, log_mel: Tensor, sentences: Conditioning) -> Tensor:
+        """Scaled cosine similarities, shape (audio, text)."""
+        similarity = self.embed_audio(log_mel) @ self.embed_text(sentences).T
+        return similarity * self.log_scale.exp().clamp(max=50)
+
+
+def save_judge(network: nn.Module, folder: Path, config: dict) -> None:
+    """Write ``model.safetensors`` in float16, and ``config.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.half().contiguous() for name, value in network.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    text = json.dumps(config, indent=1, ensure_ascii=False)
+    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
+
+
+def load_judge(network: nn.Module, folder: Path) -> dict:
+    """Read the weights of :func:`save_judge` into a network, and freeze it; return its config."""
+    network.load_state_dict(load_file(folder / "model.safetensors"))
+    network.float().eval().requires_grad_(False)
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
