@@ -22,7 +22,6 @@ LEAST_RISE = 6.0  # dB
 LARGEST_DIFFERENCE = 9.0  # dB, of an event's level
 GAP_DECIBELS = 6.0
 RANGE_DECIBELS = 50.0
-DECIBELS = 20 / np.log(10)  # of a unit of the log-mel
 
 
 def style_succeeded(target: float, source: float, layout: float) -> bool:
@@ -71,14 +70,20 @@ def which_kept(edit: Clip, source: Clip, events: np.ndarray) -> np.ndarray:
     gain for all of the clip (the median over events).  Levels of 50 dB below a clip's loudest bin
     count as silence, so that nothing rises there.
     """
-    levels = (clip.log_mel()[0, 0].numpy() * DECIBELS for clip in (source, edit))
-    before, after = (np.maximum(level, level.max() - RANGE_DECIBELS) for level in levels)
+    before, after = (np.exp(2 * clip.log_mel()[0, 0].numpy()) for clip in (source, edit))
+    floor = after.max() * 10 ** (-RANGE_DECIBELS / 10)
     rises, differences = [], []
     for onset, offset in np.round(events * FRAMES_PER_SECOND).astype(int):
         stretch = slice(onset, max(offset, onset + 1))
         bins = np.argsort(before[stretch].mean(axis=0))[-LOUDEST_BINS:]
-        around = after[max(0, onset - ONSET_FRAMES) : onset + ONSET_FRAMES + 1, bins].mean(axis=1)
+        window = slice(max(0, onset - ONSET_FRAMES), onset + ONSET_FRAMES + 1)
+        around = _decibels(np.maximum(after[window][:, bins].mean(axis=1), floor))
         rises.append(np.max(around - np.minimum.accumulate(around)))
-        differences.append((after[stretch][:, bins] - before[stretch][:, bins]).mean())
+        difference = after[stretch][:, bins].mean() / before[stretch][:, bins].mean()
+        differences.append(_decibels(difference))
     differences = np.array(differences) - np.median(differences)
     return (np.array(rises) >= LEAST_RISE) & (np.abs(differences) <= LARGEST_DIFFERENCE)
+
+
+def _decibels(power: np.ndarray) -> np.ndarray:
+    return 10 * np.log10(power)
