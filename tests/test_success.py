@@ -19,6 +19,7 @@ EVENTS = np.array([[0.5, 0.8], [1.5, 1.8], [3.0, 3.4], [4.5, 4.9], [5.2, 5.5]])
 def beeps(events, hertz=1000.0, level=0.1):
     time = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE
     inside = ((events[:, :1] <= time) & (time < events[:, 1:])).any(axis=0)
+    inside = np.convolve(inside, np.hanning(480) / np.hanning(480).sum(), "same")  # no clicks
     noise = 1e-4 * np.random.default_rng(0).standard_normal(len(time))
     return Clip((level * np.sin(2 * np.pi * hertz * time) * inside + noise).astype(np.float32))
 
