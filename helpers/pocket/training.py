@@ -20,9 +20,10 @@ from diffusers.training_utils import compute_snr
 from sklearn.decomposition import PCA
 from torch import Tensor, nn
 from torch.nn import functional
+from tqdm.auto import tqdm
 
 from helpers.audio import LOG_FLOOR, SAMPLE_RATE
-from helpers.evaluation.judges import AudioTower, ClapNetwork, save_judge
+from helpers.evaluation.judges import AudioTower, ClapNetwork, load_judge, save_judge
 from helpers.models.minilm import HUB_NAME, load_minilm
 from helpers.models.pocket import (
     LOG_MEL_MEAN,
@@ -40,11 +41,13 @@ from helpers.pocket.vocabulary import LABELS, compose
 VAE_FRAMES = 256
 PROMINENCE_BINS, PROMINENCE_LIMIT = 9, 3.0
 CROP_SHARE = 1 / 3
+FALSE_ALARMS = 0.05  # of clips without a sound, by which its threshold is set
 SNR_GAMMA = 5.0
 CAPTION_DROP = 0.1
 WORDS_DROP = 0.15  # of the captions: only their mean is shown
 JITTER = 0.3  # largest noise on token states, as a share of their distance from the average
 VALIDATION_SCENES = 128
+CALIBRATION_SEED = HELD_OUT_SEED + 10_000
 VALIDATION_TIMESTEPS = (50, 980)
 AVERAGED_CAPTIONS = 4_000
 
@@ -55,6 +58,7 @@ class Recipe:
 
     scenes: int
     latents: int
+    calibration: int
     vae: Schedule
     clap: Schedule
     classifier: Schedule
@@ -65,12 +69,13 @@ RECIPES = {
     "cpu": Recipe(
         scenes=10_000,
         latents=40_000,
+        calibration=1_500,
         vae=Schedule(2_500, 1e-3, 8),
         clap=Schedule(4_000, 1e-3, 40),
         classifier=Schedule(3_000, 1e-3, 32),
         unet=Schedule(40_000, 5e-4, 16, ema_decay=0.9995),
     ),
-    "smoke": Recipe(500, 500, *[Schedule(2, 1e-4, 2)] * 4),
+    "smoke": Recipe(500, 500, 100, *[Schedule(2, 1e-4, 2)] * 4),
 }
 
 
@@ -96,6 +101,7 @@ class Trainer:
             "round_trips": self.round_trips,
             "clap": self.clap,
             "classifier": self.classifier,
+            "calibrate": self.calibrate,
             "unet": self.unet,
         }
 
@@ -187,6 +193,28 @@ class Trainer:
         model = self._train("classifier", AudioTower(len(LABELS)), loss_of)
         config = {"sample_rate": SAMPLE_RATE, "labels": list(LABELS)}
         save_judge(model, self.weights("classifier"), config)
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        """Find, for each sound, the logit that 5 % of the dev scenes without it exceed.
+
+        The scenes have passed the autoencoder, as what is judged has.
+        """
+        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        network = AudioTower(len(LABELS))
+        config = load_judge(network, self.weights("classifier"))
+        seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + self.recipe.calibration)
+        logits, absent = [], []
+        for log_mel, facts in tqdm(draw_scenes(seeds, "dev"), total=len(seeds), desc="calibrate"):
+            posterior = vae.encode(log_mel[None, None]).latent_dist
+            logits.append(network(vae.decode(posterior.mode()).sample)[0])
+            absent.append([label not in facts["labels"] for label in LABELS])
+        values, absent = torch.stack(logits).numpy(), np.array(absent)
+        config["offsets"] = [
+            round(float(np.quantile(values[absent[:, i], i], 1 - FALSE_ALARMS)), 3)
+            for i in range(len(LABELS))
+        ]
+        save_judge(network, self.weights("classifier"), config)
 
     @cached_property
     def _decoded(self) -> Dataset:
