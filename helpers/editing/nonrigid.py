@@ -56,7 +56,7 @@ PRESETS = {
     "pocket": EditSettings(
         EmbeddingSettings(steps=100, learning_rate=2e-2, batch_size=4),
         FinetuningSettings(steps=300, learning_rate=1e-4, batch_size=4),
-        SamplingSettings(steps=50, guidance_scale=2.5),
+        SamplingSettings(steps=50, guidance_scale=4.0),
         terminal_snr="zero",
     ),
     "pocket-lora": EditSettings(
@@ -68,7 +68,7 @@ PRESETS = {
             lora_rank=16,
             lora_targets=LORA_WIDE_TARGETS,
         ),
-        SamplingSettings(steps=50, guidance_scale=2.5),
+        SamplingSettings(steps=50, guidance_scale=4.0),
         terminal_snr="zero",
     ),
     "pocket-noised": EditSettings(

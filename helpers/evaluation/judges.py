@@ -11,6 +11,7 @@ Weights are float16 safetensors; ``config.json`` beside them says what the outpu
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.audio import LOG_FLOOR
+from helpers.audio import LOG_FLOOR, Clip
 from helpers.models.latent_audio_model import Conditioning
 
 WIDTHS = (32, 64, 128, 192, 256)
@@ -96,6 +97,42 @@ class ClapNetwork(nn.Module):
         """Scaled cosine similarities, shape (audio, text)."""
         similarity = self.embed_audio(log_mel) @ self.embed_text(sentences).T
         return similarity * self.log_scale.exp().clamp(max=50)
+
+
+class Listener:
+    """The classifier: it names sounds, and has heard recordings and foley but never an edit.
+
+    Parameters
+    ----------
+    folder : Path
+        Of ``model.safetensors`` and ``config.json``.
+
+    Attributes
+    ----------
+    labels : list of str
+        The sounds it knows, in the order of its outputs.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.labels: list[str] = config["labels"]
+        self.offsets = torch.tensor(config["offsets"])
+        self.network = AudioTower(len(self.labels))
+        load_judge(self.network, folder)
+
+    @torch.no_grad()
+    def heard(self, clips: Sequence[Clip]) -> Tensor:
+        """Probability that each sound is heard in each clip, float32, shape (clips, sounds).
+
+        σ(logit − b), where b is the logit of a sound that 5 % of clips without it exceed: above 0.5
+        the sound counts as heard.
+        """
+        logits = self.network(torch.cat([clip.log_mel() for clip in clips]))
+        return (logits - self.offsets).sigmoid()
+
+    def probability(self, clip: Clip, label: str) -> float:
+        """Probability that one sound is heard in one clip."""
+        return float(self.heard([clip])[0, self.labels.index(label)])
 
 
 def save_judge(network: nn.Module, folder: Path, config: dict) -> None:
