@@ -1,23 +1,26 @@
 # `make` or `make help` lists what there is. Every target sets up .venv first, once.
 
-PYTHON ?= python3
-NOTEBOOKS = $(wildcard notebooks/*.ipynb)
-run = .venv/bin/python -m
+override NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+override run := .venv/bin/python -m
+override pins := --quiet --constraint constraints.txt
 
-# What `make demo` is asked reaches the shell through the environment, letter for letter, so that
-# spaces, quotes and dollars survive.
-override AUDIO := $(value AUDIO)
-override START := $(value START)
-override PROMPT := $(value PROMPT)
-override OUT := $(value OUT)
-override ETA := $(value ETA)
-override REPO := $(value REPO)
-export AUDIO START PROMPT OUT ETA REPO
+# What is asked reaches the shell through the environment, letter for letter, so that spaces, quotes
+# and dollars survive and nothing in it is run.
+override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON
+$(foreach name,$(asked),$(if $(value $(name)),,$(if $(findstring command line,$(origin $(name))),\
+	$(error $(name) is empty: give it a value, or leave it out))))
+override given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
+$(foreach name,$(asked) $(given),$(eval override $(name) := $$(value $(name))))
+ifeq ($(PYTHON),)
+override PYTHON := python3
+endif
+$(if $(filter-out 0 1,$(QUICK)),$(error QUICK is 1 (minutes) or 0 (hours), not $(QUICK)))
+export $(asked)
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 test test-mutation test-browser sweeps lessons student colab lab lint pocket \
-	pocket-report setup-laion test-laion setup-msclap test-msclap clean
+.PHONY: help setup demo table1 test test-mutation test-browser test-setup sweeps lessons student colab \
+	lab lint pins pocket pocket-report setup-laion test-laion setup-msclap test-msclap clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -26,22 +29,28 @@ help: ## list these targets
 setup: .venv/.complete ## make the environment .venv (PYTHON=… names the interpreter)
 
 .venv/.complete: pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) on this machine: install \
+	@command -v "$$PYTHON" >/dev/null || { echo "There is no $$PYTHON on this machine: install \
 	Python 3.11 or newer, or name one with PYTHON=/path/to/python3.11." >&2; exit 1; }
-	@$(PYTHON) helpers/set_up.py
+	@"$$PYTHON" helpers/set_up.py
+
+# What tests and courses need besides; learners are spared nbgrader's panels in JupyterLab.
+.venv/.dev: .venv/.complete
+	@echo "Installing what the tests need ..."
+	@$(run) pip install $(pins) --editable ".[notebooks,dev]"
+	@touch $@
 
 demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crowing" OUT=dir ETA=0.9)
 	@$(run) helpers.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
 	$(if $(PROMPT),--prompt "$$PROMPT") $(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
 
 table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
-	@$(run) helpers.evaluation $(if $(OUT),--out "$$OUT") $(if $(QUICK),--quick)
+	@$(run) helpers.evaluation $(if $(OUT),--out "$$OUT") $(if $(filter 1,$(QUICK)),--quick)
 
 test test-mutation test-browser: export HF_HUB_OFFLINE = 1
 test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test
 # A process a core, each with one thread, is faster than one process with all threads.
 test: export OMP_NUM_THREADS = 1
-test: setup ## run all tests: the package's, two of test-mutation's, every notebook as stored
+test: .venv/.dev ## run all tests: the package's, two of test-mutation's, every notebook as stored
 	@rm -rf .cache/test
 	MPLBACKEND=Agg $(run) pytest -n logical --maxprocesses 4 --dist loadfile
 	$(run) pytest -n 2 --confcutdir tests/mutation tests/mutation --two-of-today
@@ -49,14 +58,18 @@ test: setup ## run all tests: the package's, two of test-mutation's, every noteb
 	--nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg \
 	$(NOTEBOOKS))
 
-test-mutation: setup ## break a helper on purpose, lesson by lesson: each lesson has to notice
+test-mutation: .venv/.dev ## break a helper on purpose, lesson by lesson: each lesson has to notice
 	$(run) pytest --confcutdir tests/mutation tests/mutation
 
-test-browser: setup ## move a lesson's sliders in JupyterLab with a headless Chromium
-	$(run) pip install --quiet --constraint constraints.txt --editable ".[dev,browser]"
+test-browser: .venv/.dev ## move a lesson's sliders in JupyterLab with a headless Chromium
+	$(run) pip install $(pins) --editable ".[notebooks,dev,browser]"
 	@for name in chromium chromium-browser google-chrome; do \
 	command -v $$name >/dev/null && exit 0; done; $(run) playwright install chromium
 	$(run) pytest --confcutdir tests/browser tests/browser
+
+test-setup: .venv/.dev ## resolve the pins for other machines; make and use an environment as on Colab
+	$(run) pip install $(pins) --editable ".[notebooks,dev,maintain]"
+	$(run) pytest --confcutdir tests/setup tests/setup
 
 sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
 	$(run) helpers.sweeps
@@ -64,18 +77,24 @@ sweeps: setup ## compute the curves that lessons show, where they are missing or
 lessons: setup ## run the lessons and store their outputs, times and memory
 	$(run) helpers.lessons
 
-student: setup ## write the lessons without their solutions (OUT=dir)
+student: .venv/.dev ## write the lessons without their solutions (OUT=dir)
 	@$(run) helpers.classroom $(if $(OUT),--out "$$OUT")
 
-colab: setup ## say where the repository is, for the lessons on Colab (REPO=owner/name)
-	@$(run) helpers.colab "$$REPO"
+colab: setup ## say where the repository is, for Colab (REPO=owner/name; else git's origin)
+	@$(run) helpers.colab $(if $(REPO),"$$REPO")
 
 lab: setup ## open JupyterLab on the lessons
-	$(run) jupyterlab notebooks
+	$(run) jupyterlab $$(test "$$(id -u)" != 0 || echo --allow-root) notebooks
 
-lint: setup ## check and format-check the code with ruff
+lint: .venv/.dev ## check and format-check the code with ruff
 	$(run) ruff check .
 	$(run) ruff format --check .
+
+pins: .venv/.dev ## resolve constraints.txt again, for all Pythons and platforms
+	$(run) pip install $(pins) --editable ".[notebooks,dev,maintain]"
+	$(run) uv pip compile pyproject.toml --extra notebooks --extra dev --extra maintain --universal \
+	--fork-strategy fewest --python-version 3.11 --no-annotate --quiet \
+	--custom-compile-command "make pins" --output-file constraints.txt
 
 pocket: setup ## train the embedded model from nothing, stage by stage
 	$(run) helpers.pocket
@@ -89,7 +108,7 @@ alone = PYTHONPATH=.:tests HF_HUB_OFFLINE=1
 setup-laion: .venv-laion/.complete ## make .venv-laion, where the CLAP back end laion-clap works
 
 .venv-laion/.complete: pyproject.toml constraints-laion.txt
-	$(PYTHON) -m venv .venv-laion
+	"$$PYTHON" -m venv .venv-laion
 	.venv-laion/bin/python -m pip install --quiet --constraint constraints-laion.txt \
 	--editable ".[laion-clap,dev]"
 	@touch $@
@@ -100,7 +119,7 @@ test-laion: setup-laion ## test the CLAP back end laion-clap in .venv-laion
 setup-msclap: .venv-msclap/.complete ## make .venv-msclap, where the CLAP back end msclap works
 
 .venv-msclap/.complete: pyproject.toml constraints.txt constraints-msclap.txt
-	$(PYTHON) -m venv .venv-msclap
+	"$$PYTHON" -m venv .venv-msclap
 	.venv-msclap/bin/python -m pip install --quiet --constraint constraints.txt \
 	--constraint constraints-msclap.txt --editable ".[msclap,dev]"
 	.venv-msclap/bin/python -m pip install --quiet --constraint constraints-msclap.txt \

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
-NEEDED_GB = 6
+CPU_GB, CUDA_GB = 2.3, 6.1  # what .venv holds with PyTorch's CPU build, and with CUDA's
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 STAMP = ".complete"  # written last: an environment without it is half made
 
@@ -21,8 +21,8 @@ class SetUpError(Exception):
     """The environment cannot be made; the message is one sentence that says what to do."""
 
 
-def python_version(python):
-    """Return the version of an interpreter that can make environments, as (major, minor).
+def inspect(python):
+    """Return an interpreter's version, and whether it can make environments.
 
     Parameters
     ----------
@@ -31,46 +31,60 @@ def python_version(python):
 
     Returns
     -------
-    tuple of int or None
-        None if the interpreter is missing or lacks the modules ``venv`` and ``ensurepip``, which
-        some Linux distributions package apart.
+    version : tuple of int or None
+        (major, minor), or None if there is no such interpreter.
+    has_venv : bool
+        Whether it has ``venv`` and ``ensurepip``, which some Linux distributions package apart.
     """
-    script = "import ensurepip, sys, venv; print(*sys.version_info[:2])"
+    script = (
+        "import sys, importlib.util as util; modules = map(util.find_spec, ['venv', 'ensurepip']);"
+        "print(sys.version_info[0], sys.version_info[1], int(None not in modules))"
+    )
     try:
         answer = subprocess.check_output([python, "-c", script], stderr=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError):
-        return None
-    return tuple(int(part) for part in answer.split())
+        return None, False
+    major, minor, has_venv = map(int, answer.split())
+    return (major, minor), bool(has_venv)
 
 
 def find_python(candidates):
-    """Return the first of the named interpreters that is recent enough.
+    """Return the first of the named interpreters that is recent enough and has ``venv``.
 
     Raises
     ------
     SetUpError
-        If none of them is.
+        If none of them is; it tells one that is too old from one that only lacks ``venv``.
     """
-    for candidate in candidates:
-        version = python_version(candidate)
-        if version and version >= OLDEST_PYTHON:
-            return candidate
+    found = [(python, *inspect(python)) for python in candidates]
+    found = [(python, version, has_venv) for python, version, has_venv in found if version]
+    recent = [(python, version) for python, version, _ in found if version >= OLDEST_PYTHON]
+    for python, version, has_venv in found:
+        if has_venv and version >= OLDEST_PYTHON:
+            return python
+    if recent:
+        python, version = recent[0]
+        name = "python" + ".".join(map(str, version))
+        raise SetUpError(
+            f"{python} is recent enough, but lacks Python's module venv: install it, on Debian and "
+            f"Ubuntu with `sudo apt install {name}-venv`, and run this again."
+        )
     oldest, this = ".".join(map(str, OLDEST_PYTHON)), ".".join(map(str, sys.version_info[:2]))
     raise SetUpError(
-        f"This project needs Python {oldest} or newer with its venv module, and {candidates[0]} is "
-        f"Python {this} or lacks it: install python{oldest} and python{oldest}-venv (or get Python "
-        f"from python.org or conda) and name it: make setup PYTHON=/path/to/python{oldest}"
+        f"This project needs Python {oldest} or newer, and {candidates[0]} is Python {this}: "
+        "install a newer one from your system's packages, python.org or conda, and name it: "
+        "make setup PYTHON=/path/to/python3"
     )
 
 
 def is_usable(python):
     """Tell whether an environment's interpreter is recent enough and has pip."""
-    if (python_version(python) or (0, 0)) < OLDEST_PYTHON:
+    if (inspect(python)[0] or (0, 0)) < OLDEST_PYTHON:
         return False
     return subprocess.call([python, "-m", "pip", "--version"], stdout=subprocess.DEVNULL) == 0
 
 
-def check_disk(environment, needed_gb=NEEDED_GB):
+def check_disk(environment, needed_gb):
     """Check that the disk has room for what the environment still lacks.
 
     Parameters
@@ -133,7 +147,7 @@ def run(*command):
         ) from None
 
 
-def make_environment(project, environment, python):
+def make_environment(project, environment, python, torch_options):
     """Create the environment, or complete a half-made one, and install the project into it.
 
     Parameters
@@ -144,20 +158,22 @@ def make_environment(project, environment, python):
         Folder of the environment.
     python : str
         Interpreter to make it with.
+    torch_options : list of str
+        What tells pip where PyTorch's CPU build is; empty to take the default build.
     """
     its_python = environment / "bin" / "python"
     if not is_usable(str(its_python)):
-        print(f"Making a Python environment in {environment} ...", flush=True)
+        print(f"Making a Python environment in {environment} with {python} ...", flush=True)
         run(python, "-m", "venv", "--clear", environment)
     forget_half_installed(environment)
-    pip = [its_python, "-m", "pip", "--disable-pip-version-check"]
+    log = environment / "install.log"  # --quiet keeps the reason of a conflict to itself
+    pip = [its_python, "-m", "pip", "--disable-pip-version-check", "--log", log]
     install = [*pip, "install", "--quiet", "--constraint", project / "constraints.txt"]
-    options = cpu_torch_options()
-    if options:
+    if torch_options:
         print("Installing PyTorch for the CPU ...", flush=True)
-        run(*install, *options, "torch")
+        run(*install, *torch_options, "torch")
     print("Installing the project and its packages, which takes minutes ...", flush=True)
-    run(*install, "--editable", f"{project}[dev]")
+    run(*install, "--editable", f"{project}[notebooks]")
     (environment / STAMP).touch()
     print("The environment is ready.")
 
@@ -166,9 +182,11 @@ def main(project):
     """Check the machine, then make the environment ``.venv`` of the project's folder."""
     environment = project / ".venv"
     try:
-        python = find_python([sys.executable, "python3.11", "python3.12", "python3.13"])
-        check_disk(environment)
-        make_environment(project, environment, python)
+        python = find_python([sys.executable, *(f"python3.{minor}" for minor in range(11, 20))])
+        torch_options = cpu_torch_options()
+        has_cuda = sys.platform.startswith("linux") and not torch_options
+        check_disk(environment, CUDA_GB if has_cuda else CPU_GB)
+        make_environment(project, environment, python, torch_options)
     except SetUpError as error:
         sys.exit(str(error))
 

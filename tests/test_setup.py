@@ -21,42 +21,61 @@ from helpers.set_up import SetUpError
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-REQUIREMENTS = [Requirement(line) for line in PROJECT["dependencies"] + EXTRAS["dev"]]
-PINS = {
-    canonicalize_name(pin.name): str(pin.specifier)
-    for pin in map(
-        Requirement, re.findall(r"^[^#\s].*$", (ROOT / "constraints.txt").read_text(), re.M)
-    )
-}
+PINNED_EXTRAS = ("notebooks", "dev", "maintain")
+REQUIREMENTS = [
+    Requirement(line)
+    for line in PROJECT["dependencies"]
+    + [line for extra in PINNED_EXTRAS for line in EXTRAS[extra]]
+]
+CONSTRAINTS = [
+    Requirement(line)
+    for line in re.findall(r"^[^#\s].*$", (ROOT / "constraints.txt").read_text(), re.M)
+]
+ASKED = ("AUDIO", "START", "PROMPT", "OUT", "ETA", "QUICK", "REPO", "PYTHON")  # of make
 
 
 # pyproject.toml, constraints.txt and environment.yml agree
 
 
+def pin(name, python="3.11.0"):
+    """Version of a package that is pinned for a Python on Linux."""
+    machine = {"python_full_version": python, "python_version": python.rpartition(".")[0]}
+    machine |= {"sys_platform": "linux", "platform_machine": "x86_64", "os_name": "posix"}
+    [version] = {
+        str(constraint.specifier).removeprefix("==")
+        for constraint in CONSTRAINTS
+        if canonicalize_name(constraint.name) == canonicalize_name(name)
+        and (constraint.marker is None or constraint.marker.evaluate(machine))
+    }
+    return version
+
+
 def test_every_constraint_is_an_exact_public_version():
-    assert PINS["torch"] == "==2.13.0"
-    for name, pin in PINS.items():
-        assert re.fullmatch(r"==[0-9][0-9a-z.]*", pin), f"{name}{pin} is no exact public version"
+    assert pin("torch") == "2.13.0"
+    for constraint in CONSTRAINTS:
+        assert re.fullmatch(r"==[0-9][0-9a-z.]*", str(constraint.specifier)), constraint
 
 
+@pytest.mark.parametrize("python", ["3.11.0", "3.12.0", "3.13.0", "3.14.0"])
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=str)
-def test_every_dependency_has_a_lower_bound_that_its_pin_meets(requirement):
+def test_every_dependency_has_a_lower_bound_that_its_pin_meets(requirement, python):
     assert ">=" in str(requirement.specifier)
-    pin = PINS[canonicalize_name(requirement.name)]
-    assert requirement.specifier.contains(pin.removeprefix("=="))
+    assert requirement.specifier.contains(pin(requirement.name, python))
 
 
 def test_extras_hold_what_the_default_path_does_not_need():
-    assert set(EXTRAS) == {"browser", "dev", "distributed", "laion-clap", "msclap"}
+    others = {"browser", "distributed", "laion-clap", "msclap"}
+    assert set(EXTRAS) == others | set(PINNED_EXTRAS)
     default = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
-    assert not default & {"laion-clap", "torchaudio", "torchvision", "deepspeed", "pytest", "ruff"}
+    apart = {"laion-clap", "torchaudio", "torchvision", "deepspeed", "pytest", "ruff"}
+    assert not default & apart
 
 
 def test_conda_environment_defers_to_pyproject():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     python, pip, installed = environment["dependencies"]
     assert pip == "pip"
-    assert installed == {"pip": ["--constraint constraints.txt", "--editable .[dev]"]}
+    assert installed == {"pip": ["--constraint constraints.txt", "--editable .[notebooks]"]}
     version = python.removeprefix("python=")
     assert SpecifierSet(PROJECT["requires-python"]).contains(version)
 
@@ -96,9 +115,9 @@ def test_set_up_runs_on_an_old_bare_python():
     assert imported_modules(ROOT / "helpers/set_up.py") <= sys.stdlib_module_names
 
 
-def fake_python(folder, name, version):
+def fake_python(folder, name, version, has_venv=True):
     path = folder / name
-    path.write_text(f"#!/bin/sh\necho {version.replace('.', ' ')}\n")
+    path.write_text(f"#!/bin/sh\necho {version.replace('.', ' ')} {int(has_venv)}\n")
     path.chmod(0o755)
     return str(path)
 
@@ -110,11 +129,67 @@ def test_find_python_takes_the_first_that_is_recent_enough(tmp_path):
     assert set_up.find_python([sys.executable, new]) == sys.executable
 
 
-def test_old_python_is_refused_in_one_sentence(tmp_path):
-    old = fake_python(tmp_path, "python3", "3.9")
+def test_find_python_prefers_one_that_has_venv(tmp_path):
+    bare = fake_python(tmp_path, "python3", "3.13", has_venv=False)
+    whole = fake_python(tmp_path, "python3.12", "3.12")
+    assert set_up.find_python([bare, whole]) == whole
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.6", "3.9", "3.10"])
+def test_old_python_is_refused_in_one_sentence(tmp_path, version):
+    old = fake_python(tmp_path, "python3", version)
     with pytest.raises(SetUpError, match=r"needs Python 3\.11 or newer.*PYTHON=") as error:
         set_up.find_python([old])
     assert "\n" not in str(error.value)
+    assert "venv" not in str(error.value)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.13", "3.14"])
+def test_python_without_venv_is_told_from_an_old_one(tmp_path, version):
+    old = fake_python(tmp_path, "python3", "3.10", has_venv=False)
+    bare = fake_python(tmp_path, "python3.x", version, has_venv=False)
+    sentence = rf"python3\.x is recent enough, but.*`sudo apt install python{version}-venv`"
+    with pytest.raises(SetUpError, match=sentence) as error:
+        set_up.find_python([old, bare])
+    assert "\n" not in str(error.value)
+
+
+def test_inspect_sees_what_an_interpreter_has(tmp_path):
+    assert set_up.inspect(sys.executable) == (sys.version_info[:2], True)
+    assert set_up.inspect(str(tmp_path / "python3")) == (None, False)
+    bare = tmp_path / "bare"
+    hide = "import sys; sys.modules['ensurepip'] = None; exec(sys.argv[1])"
+    bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -c "{hide}" "$2"\n')
+    bare.chmod(0o755)
+    assert set_up.inspect(str(bare)) == (sys.version_info[:2], False)
+
+
+def test_set_up_looks_for_every_python_on_the_path(tmp_path, monkeypatch, commands):
+    """As where python3 is 3.10 and python3.14 stands beside it."""
+    fake_python(tmp_path, "python3.14", "3.14")
+    old = fake_python(tmp_path, "python3", "3.10")
+    monkeypatch.setattr(set_up.sys, "executable", old)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(set_up, "check_disk", lambda environment, needed_gb: None)
+    monkeypatch.setattr(set_up, "cpu_torch_options", list)
+    (tmp_path / ".venv").mkdir()
+    set_up.main(tmp_path)
+    assert commands[0][0] == "python3.14"
+
+
+@pytest.mark.parametrize(
+    ("platform", "options", "needed"),
+    [("linux", [], 6.1), ("linux", ["--extra-index-url", "x"], 2.3), ("darwin", [], 2.3)],
+)
+def test_disk_is_checked_for_the_build_that_will_come(monkeypatch, platform, options, needed):
+    checked = []
+    monkeypatch.setattr(set_up.sys, "platform", platform)
+    monkeypatch.setattr(set_up, "find_python", lambda candidates: "python3")
+    monkeypatch.setattr(set_up, "cpu_torch_options", lambda: options)
+    monkeypatch.setattr(set_up, "check_disk", lambda folder, needed: checked.append(needed))
+    monkeypatch.setattr(set_up, "make_environment", lambda *arguments: None)
+    set_up.main(ROOT)
+    assert checked == [needed]
 
 
 def test_full_disk_is_refused_in_one_sentence(tmp_path):
@@ -165,7 +240,6 @@ def test_cpu_build_is_asked_for_only_where_it_helps(monkeypatch, tmp_path):
 def commands(monkeypatch):
     """Record the commands a set-up runs, in place of running them."""
     recorded = []
-    monkeypatch.setattr(set_up, "cpu_torch_options", list)
     monkeypatch.setattr(set_up, "run", lambda *parts: recorded.append([str(p) for p in parts]))
     return recorded
 
@@ -173,9 +247,9 @@ def commands(monkeypatch):
 def test_fresh_set_up_makes_installs_and_stamps(tmp_path, commands):
     environment = tmp_path / ".venv"
     environment.mkdir()
-    set_up.make_environment(tmp_path, environment, "python3")
+    set_up.make_environment(tmp_path, environment, "python3", [])
     assert commands[0] == ["python3", "-m", "venv", "--clear", str(environment)]
-    assert commands[1][-2:] == ["--editable", f"{tmp_path}[dev]"]
+    assert commands[1][-2:] == ["--editable", f"{tmp_path}[notebooks]"]
     assert str(tmp_path / "constraints.txt") in commands[1]
     assert (environment / set_up.STAMP).exists()
 
@@ -184,15 +258,24 @@ def test_half_made_set_up_is_completed_not_begun_anew(tmp_path, commands, monkey
     environment = tmp_path / ".venv"
     environment.mkdir()
     monkeypatch.setattr(set_up, "is_usable", lambda python: True)
-    set_up.make_environment(tmp_path, environment, "python3")
+    set_up.make_environment(tmp_path, environment, "python3", [])
     assert [command[:3] for command in commands] == [[str(environment / "bin/python"), "-m", "pip"]]
+
+
+def test_cpu_build_is_installed_first_where_it_is_asked_for(tmp_path, commands, monkeypatch):
+    environment = tmp_path / ".venv"
+    environment.mkdir()
+    monkeypatch.setattr(set_up, "is_usable", lambda python: True)
+    set_up.make_environment(tmp_path, environment, "python3", ["--extra-index-url", "x"])
+    assert [command[-1] for command in commands] == ["torch", f"{tmp_path}[notebooks]"]
+    assert commands[0][-3:] == ["--extra-index-url", "x", "torch"]
 
 
 def test_failed_step_leaves_no_stamp(tmp_path):
     environment = tmp_path / ".venv"
     environment.mkdir()
     with pytest.raises(SetUpError, match="run it again"):
-        set_up.make_environment(tmp_path, environment, "no-such-python")
+        set_up.make_environment(tmp_path, environment, "no-such-python", [])
     assert not (environment / set_up.STAMP).exists()
 
 
@@ -213,18 +296,20 @@ def checkout(tmp_path):
     (folder / "helpers").mkdir()
     shutil.copy(ROOT / "helpers/set_up.py", folder / "helpers")
     (folder / ".venv/.complete").touch()
+    (folder / ".venv/.dev").touch()
     return folder
 
 
-def make(folder, *arguments):
-    environment = {
-        k: v
-        for k, v in os.environ.items()
-        if k not in {"AUDIO", "START", "PROMPT", "OUT", "ETA", "REPO", "AUDIO_EDITING_CACHE"}
-    }
+def make(folder, *arguments, **variables):
+    dropped = {*ASKED, "AUDIO_EDITING_CACHE"}
+    environment = {name: value for name, value in os.environ.items() if name not in dropped}
     environment = {k: v for k, v in environment.items() if not k.startswith("MAKE")} | {"LANG": "C"}
     return subprocess.run(
-        ["make", *arguments], cwd=folder, env=environment, capture_output=True, text=True
+        ["make", *arguments],
+        cwd=folder,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
     )
 
 
@@ -275,10 +360,70 @@ def test_make_student_passes_the_folder(checkout):
     assert lines == ["-m", "helpers.classroom", "--out", "my class"]
 
 
-@pytest.mark.parametrize("repository", ["", "owner/name", "it's $(HOME)"])
-def test_make_colab_passes_the_repository_as_it_is(checkout, repository):
-    lines = make(checkout, "colab", f"REPO={repository}").stdout.splitlines()
-    assert lines == ["-m", "helpers.colab", repository]
+def test_make_colab_passes_the_repository_as_it_is(checkout):
+    assert make(checkout, "colab").stdout.splitlines() == ["-m", "helpers.colab"]
+    for repository in ("owner/name", "it's $(HOME)"):
+        lines = make(checkout, "colab", f"REPO={repository}").stdout.splitlines()
+        assert lines == ["-m", "helpers.colab", repository]
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"), [([], []), (["QUICK=0"], []), (["QUICK=1"], ["--quick"])]
+)
+def test_quick_is_yes_or_no(checkout, asked, words):
+    expected = ["-m", "helpers.evaluation", *words]
+    assert make(checkout, "table1", *asked).stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize("value", ["2", "no", "yes", "1 1 x", "$(shell touch ran)"])
+def test_quick_is_nothing_else(checkout, value):
+    result = make(checkout, "table1", f"QUICK={value}")
+    assert result.returncode != 0
+    assert f"QUICK is 1 (minutes) or 0 (hours), not {value}" in result.stderr
+    assert not (checkout / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_an_empty_variable_is_refused_in_one_sentence(checkout, name):
+    result = make(checkout, "demo", f"{name}=")
+    assert result.returncode != 0
+    assert f"{name} is empty: give it a value, or leave it out" in result.stderr
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", [*ASKED, "NOTEBOOKS", "run", "pins", "alone", "ANYTHING"])
+@pytest.mark.parametrize(
+    "value", ["$(shell touch ran)", "`touch ran`", "x; touch ran", "$$(touch ran)"]
+)
+def test_no_variable_is_run(checkout, name, value):
+    targets = ["help", "setup", "demo", "table1", "test", "student", "colab", "lab"]
+    make(checkout, *targets, f"{name}={value}")
+    make(checkout, *targets, **{name: value})
+    (checkout / ".venv/.complete").unlink()
+    make(checkout, "setup", f"{name}={value}")
+    assert not [*checkout.rglob("ran")]
+
+
+def test_make_lab_lets_root_in(checkout):
+    """As in Docker and cloud shells, where JupyterLab refuses to start otherwise."""
+    tools = checkout / "tools"
+    tools.mkdir()
+    for user, words in {"0": ["--allow-root"], "1000": []}.items():
+        (tools / "id").write_text(f"#!/bin/sh\necho {user}\n")
+        (tools / "id").chmod(0o755)
+        result = make(checkout, "lab", PATH=f"{tools}{os.pathsep}{os.environ['PATH']}")
+        *_, last = result.stdout.partition("-m\n")
+        assert last.split() == ["jupyterlab", *words, "notebooks"]
+
+
+def test_what_tests_need_is_installed_when_they_first_run(checkout):
+    (checkout / ".venv/.dev").unlink()
+    assert "pip" not in make(checkout, "lab").stdout.split()
+    lines = make(checkout, "student").stdout.splitlines()
+    assert lines[-2:] == ["-m", "helpers.classroom"]
+    assert ".[notebooks,dev]" in lines
+    assert "pip" not in make(checkout, "student").stdout.split()
 
 
 def test_make_names_a_python_that_is_missing(checkout):
