@@ -28,14 +28,14 @@ setup: .venv/.complete ## make the environment .venv (PYTHON=… names the inter
 .venv/.complete: pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "There is no $(PYTHON) on this machine: install \
 	Python 3.11 or newer, or name one with PYTHON=/path/to/python3.11." >&2; exit 1; }
-	@$(PYTHON) helpers/set_up.py
+	@$(PYTHON) tools/set_up.py
 
 demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crowing" OUT=dir ETA=0.9)
-	@$(run) helpers.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
+	@$(run) tools.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
 	$(if $(PROMPT),--prompt "$$PROMPT") $(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
 
 table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
-	@$(run) helpers.evaluation $(if $(OUT),--out "$$OUT") $(if $(QUICK),--quick)
+	@$(run) tools.table1 $(if $(OUT),--out "$$OUT") $(if $(QUICK),--quick)
 
 test test-mutation test-browser: export HF_HUB_OFFLINE = 1
 test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test
@@ -59,16 +59,16 @@ test-browser: setup ## move a lesson's sliders in JupyterLab with a headless Chr
 	$(run) pytest --confcutdir tests/browser tests/browser
 
 sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
-	$(run) helpers.sweeps
+	$(run) tools.sweeps
 
 lessons: setup ## run the lessons and store their outputs, times and memory
-	$(run) helpers.lessons
+	$(run) tools.lessons
 
 student: setup ## write the lessons without their solutions (OUT=dir)
-	@$(run) helpers.classroom $(if $(OUT),--out "$$OUT")
+	@$(run) tools.classroom $(if $(OUT),--out "$$OUT")
 
 colab: setup ## say where the repository is, for the lessons on Colab (REPO=owner/name)
-	@$(run) helpers.colab "$$REPO"
+	@$(run) tools.colab "$$REPO"
 
 lab: setup ## open JupyterLab on the lessons
 	$(run) jupyterlab notebooks
@@ -78,10 +78,10 @@ lint: setup ## check and format-check the code with ruff
 	$(run) ruff format --check .
 
 pocket: setup ## train the embedded model from nothing, stage by stage
-	$(run) helpers.pocket
+	$(run) tools.pocket
 
 pocket-report: setup ## measure the embedded model
-	$(run) helpers.pocket report
+	$(run) tools.pocket report
 
 # The CLAP back ends whose packages cannot share .venv; `make test` leaves them out.
 alone = PYTHONPATH=.:tests HF_HUB_OFFLINE=1

@@ -14,7 +14,7 @@ from nbformat import NotebookNode
 from nbgrader.validator import Validator
 
 import helpers.models
-from helpers.classroom import ADVICE, LESSONS, TEXT_STUB, student_version, write_student_versions
+from tools.classroom import ADVICE, LESSONS, TEXT_STUB, student_version, write_student_versions
 
 PATHS = {path.stem: path for path in sorted(LESSONS.glob("[0-9]*.ipynb"))}
 NOTEBOOKS = {name: nbformat.read(path, as_version=4) for name, path in PATHS.items()}

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.audio import SAMPLE_RATE
-from helpers.pocket import foley, vocabulary
+from helpers.sounds import foley, vocabulary
 
 SECONDS = 3.0
 STRUCK = (

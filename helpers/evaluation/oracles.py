@@ -22,7 +22,7 @@ import numpy as np
 from helpers.audio import SAMPLE_RATE, Clip, load_clip
 from helpers.data import Recording, data_path, load_registry
 from helpers.editing.inpainting import Gap
-from helpers.pocket import foley
+from helpers.sounds import foley
 
 CONTINUOUS = frozenset(
     {
@@ -128,8 +128,8 @@ def replace_events(
     """
     made = np.zeros(len(source.waveform), np.float32)
     onsets = [round(onset * SAMPLE_RATE) for onset, _ in events]
-    for index, (onset, offset) in enumerate(events):
-        first, last = onsets[index], round(offset * SAMPLE_RATE)
+    for index, first in enumerate(onsets):
+        last = round(events[index, 1] * SAMPLE_RATE)
         following = [*onsets[index + 1 :], len(made)][0]
         if target in CONTINUOUS:
             hit = _fitted(waveform, last)[first:last]
@@ -167,7 +167,7 @@ def _fitted(waveform: np.ndarray, samples: int) -> np.ndarray:
 
 
 def _faded(waveform: np.ndarray) -> np.ndarray:
-    """Fade out over 20 ms (or half of what is shorter), and in over 2 ms, which keeps the attack."""
+    """Fade out over 20 ms, or half of what is shorter, and in over 2 ms, to keep the attack."""
     samples = min(round(FADE_SECONDS * SAMPLE_RATE), len(waveform) // 2)
     faded = waveform.astype(np.float32).copy()
     faded[len(faded) - samples :] *= np.linspace(1, 0, samples, dtype=np.float32)

@@ -22,7 +22,7 @@ from tiny_clap import (
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from helpers.evaluation.clap import load_clap
-from helpers.evaluation.clap_msclap import REPOSITORY, REVISION, VERSIONS
+from helpers.evaluation.clap.msclap import REPOSITORY, REVISION, VERSIONS
 from helpers.models.published import ModelFileError
 
 WIDTH = 768

@@ -1,4 +1,4 @@
-"""Compare methods: ``python -m helpers.evaluation``, which is ``make table1``.
+"""Compare methods: ``python -m tools.table1``, which is ``make table1``.
 
 Edits every pair with every method at every strength, scores the edits, and writes Table 1 and the
 paper's Figures 2 and 4.  Stopped at any moment, the same command goes on where it was.
@@ -112,7 +112,7 @@ def _name(options: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.evaluation", description="Compare editing methods by CLAP scores."
+        prog="python -m tools.table1", description="Compare editing methods by CLAP scores."
     )
     parser.add_argument("--model", default="pocket", help="base model (default: pocket)")
     parser.add_argument("--preset", help="the methods' settings (default: the model's, or paper)")

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-from helpers.evaluation.clap import ClapError
-from helpers.evaluation.clap_windows import WindowedClap
+from helpers.evaluation.clap.base import ClapError
+from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models.published import ModelFileError, check_sha256
 
 DEFAULT_CHECKPOINT = "laion/clap-htsat-unfused"
@@ -84,6 +84,11 @@ class TransformersClap(WindowedClap):
             attention_mask=tokens["attention_mask"].to(self.device),
         )
         return features.pooler_output.float().cpu()
+
+
+def load(checkpoint: str = "") -> TransformersClap:
+    """Load a checkpoint of the hub or a folder, :data:`DEFAULT_CHECKPOINT` unless one is named."""
+    return TransformersClap(checkpoint or DEFAULT_CHECKPOINT)
 
 
 def _unreadable(checkpoint: str) -> ModelFileError:

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from helpers.evaluation.clap import ClapError, require
-from helpers.evaluation.clap_checkpoints import read_checkpoint
-from helpers.evaluation.clap_windows import WindowedClap
+from helpers.evaluation.clap.base import ClapError, require
+from helpers.evaluation.clap.checkpoints import read_checkpoint
+from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models.published import ModelFileError, fetch
 
 
@@ -103,6 +103,11 @@ class MsClap(WindowedClap):
         )
         inputs = {key: tokens[key].to(self.device) for key in self.wrapper.token_keys}
         return functional.normalize(self.model.caption_encoder(inputs).float().cpu(), dim=-1)
+
+
+def load(checkpoint: str = "") -> MsClap:
+    """Load a version, :data:`DEFAULT_VERSION` unless one is named."""
+    return MsClap(checkpoint or DEFAULT_VERSION)
 
 
 def _import_package() -> ModuleType:

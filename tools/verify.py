@@ -1,4 +1,4 @@
-"""Check a base model on this machine: ``python -m helpers.models.verify tango``.
+"""Check a base model on this machine: ``python -m tools.verify tango``.
 
 Downloads the model if need be, compares its files with the hub's hashes, sends a foley clip of our
 own through autoencoder and vocoder, generates one prompt and takes ten steps each of Steps 1 and 2.
@@ -42,7 +42,7 @@ from helpers.models.latent_audio_model import LatentAudioModel, OutOfMemory
 from helpers.models.published import read_weights
 from helpers.models.tango import REPOSITORIES as TANGO
 from helpers.models.tango import revision as revision_of_tango
-from helpers.pocket.foley import synthesise
+from helpers.sounds.foley import synthesise
 
 STEPS = 10  # of Step 1 and of Step 2
 PROMPT = "Someone knocks on a wooden door."
@@ -351,7 +351,7 @@ def _row(cells: tuple[str, ...] | list[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.models.verify", description=__doc__.splitlines()[0]
+        prog="python -m tools.verify", description=__doc__.splitlines()[0]
     )
     parser.add_argument("model", help=f"a folder, or one of {', '.join(BUILDERS)}")
     parser.add_argument(
