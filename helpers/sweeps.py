@@ -27,8 +27,9 @@ from helpers.data import DATA
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
 from helpers.editing.interpolation import interpolate, sample
-from helpers.editing.nonrigid import NonRigidEdit, preset
+from helpers.editing.nonrigid import NonRigidEdit
 from helpers.editing.objective import reconstruction_loss
+from helpers.editing.presets import preset
 from helpers.evaluation import scores
 from helpers.evaluation.clap import Clap, load_clap
 from helpers.evaluation.classifier import sound_probabilities

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import load_model
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
 from helpers.data import DATA
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.evaluation.classifier import sound_probabilities
-from helpers.models import load_model
 from helpers.models.minilm import _check_weights, load_minilm
 from helpers.models.pocket import coordinates, new_unet
 from helpers.sounds import foley

@@ -8,7 +8,7 @@ import torch
 from tiny import tiny_model
 
 from helpers import sweeps
-from helpers.editing.nonrigid import preset
+from helpers.editing.presets import preset
 from helpers.sweeps import SWEEPS, SweepError, load_sweep, measure
 from tools import sweeps as command
 from tools.sweeps import is_fresh, run

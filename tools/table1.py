@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helpers.baselines import METHODS, Method, methods_for
+from helpers.editing.loading import load_model
 from helpers.evaluation.clap import load_clap
 from helpers.evaluation.experiment import Experiment, quick
 from helpers.evaluation.pairs import load_pairs
 from helpers.evaluation.report import write_report
-from helpers.models import load_model
 from helpers.models.latent_audio_model import OutOfMemory
 
 

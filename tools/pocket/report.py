@@ -22,8 +22,9 @@ from tqdm.auto import tqdm
 from helpers.audio import Clip, load_clip
 from helpers.data import data_path, load_registry
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.editing.nonrigid import PRESETS, NonRigidEdit
+from helpers.editing.nonrigid import NonRigidEdit
 from helpers.editing.optimisation import fingerprint
+from helpers.editing.presets import PRESETS
 from helpers.evaluation.clap.pocket import PocketClap
 from helpers.evaluation.classifier import name_sounds
 from helpers.evaluation.onsets import detect_onsets, onset_f1

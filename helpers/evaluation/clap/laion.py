@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.evaluation.clap.base import ClapError, require
+from helpers.evaluation.clap import ClapError, require
 from helpers.evaluation.clap.checkpoints import read_checkpoint
 from helpers.evaluation.clap.windows import WindowedClap
-from helpers.models.published import ModelFileError, fetch
+from helpers.models import ModelFileError
+from helpers.models.published import fetch
 
 REPOSITORY = "lukewys/laion_clap"
 REVISION = "b3708341862f581175dba5c356a4ebf74a9b6651"

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from helpers.evaluation.clap.base import ClapError, require
+from helpers.evaluation.clap import ClapError, require
 from helpers.evaluation.clap.checkpoints import read_checkpoint
 from helpers.evaluation.clap.windows import WindowedClap
-from helpers.models.published import ModelFileError, fetch
+from helpers.models import ModelFileError, find_device
+from helpers.models.published import fetch
 
 
 class Version(NamedTuple):
@@ -70,7 +71,7 @@ class MsClap(WindowedClap):
         file, size, text_encoder = VERSIONS[version]
         path = fetch(REPOSITORY, {file: size}, REVISION) / file
         weights = read_checkpoint(path, "model")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = find_device()
         try:
             self.wrapper = package.CLAP(path, version, use_cuda=self.device.type == "cuda")
         except OSError as error:

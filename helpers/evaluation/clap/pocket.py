@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers.audio import Clip
 from helpers.data import data_path
 from helpers.evaluation.audio_tower import PocketClapModel
-from helpers.evaluation.clap.base import Clap, ClapError
+from helpers.evaluation.clap import Clap, ClapError
 from helpers.models.minilm import load_minilm
 
 

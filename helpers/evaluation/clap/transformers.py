@@ -17,9 +17,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ClapFeatureExtractor, ClapModel
 
-from helpers.evaluation.clap.base import ClapError
+from helpers.evaluation.clap import ClapError
 from helpers.evaluation.clap.windows import WindowedClap
-from helpers.models.published import ModelFileError, check_sha256
+from helpers.models import ModelFileError, find_device
+from helpers.models.published import check_sha256
 
 DEFAULT_CHECKPOINT = "laion/clap-htsat-unfused"
 REVISIONS = {
@@ -50,7 +51,7 @@ class TransformersClap(WindowedClap):
 
     def __init__(self, checkpoint: str = DEFAULT_CHECKPOINT) -> None:
         self.name = f"transformers:{checkpoint}"
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = find_device()
         self.model = _load_model(checkpoint).to(self.device)
         revision = _revision(checkpoint)
         try:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from helpers.audio import SAMPLE_RATE, Clip
-from helpers.evaluation.clap.base import Clap
+from helpers.evaluation.clap import Clap
 
 BATCH_SIZE = 8  # windows
 
