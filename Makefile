@@ -31,7 +31,7 @@ setup: .venv/.complete ## make the environment .venv (PYTHON=… names the inter
 .venv/.complete: pyproject.toml constraints.txt
 	@command -v "$$PYTHON" >/dev/null || { echo "There is no $$PYTHON on this machine: install \
 	Python 3.11 or newer, or name one with PYTHON=/path/to/python3.11." >&2; exit 1; }
-	@"$$PYTHON" helpers/set_up.py
+	@"$$PYTHON" tools/set_up.py
 
 # What tests and courses need besides; learners are spared nbgrader's panels in JupyterLab.
 .venv/.dev: .venv/.complete
@@ -40,11 +40,11 @@ setup: .venv/.complete ## make the environment .venv (PYTHON=… names the inter
 	@touch $@
 
 demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crowing" OUT=dir ETA=0.9)
-	@$(run) helpers.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
+	@$(run) tools.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
 	$(if $(PROMPT),--prompt "$$PROMPT") $(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
 
 table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
-	@$(run) helpers.evaluation $(if $(OUT),--out "$$OUT") $(if $(filter 1,$(QUICK)),--quick)
+	@$(run) tools.table1 $(if $(OUT),--out "$$OUT") $(if $(filter 1,$(QUICK)),--quick)
 
 test test-mutation test-browser: export HF_HUB_OFFLINE = 1
 test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test
@@ -72,16 +72,16 @@ test-setup: .venv/.dev ## resolve the pins for other machines; make and use an e
 	$(run) pytest --confcutdir tests/setup tests/setup
 
 sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
-	$(run) helpers.sweeps
+	$(run) tools.sweeps
 
 lessons: setup ## run the lessons and store their outputs, times and memory
-	$(run) helpers.lessons
+	$(run) tools.lessons
 
 student: .venv/.dev ## write the lessons without their solutions (OUT=dir)
-	@$(run) helpers.classroom $(if $(OUT),--out "$$OUT")
+	@$(run) tools.classroom $(if $(OUT),--out "$$OUT")
 
 colab: setup ## say where the repository is, for Colab (REPO=owner/name; else git's origin)
-	@$(run) helpers.colab $(if $(REPO),"$$REPO")
+	@$(run) tools.colab $(if $(REPO),"$$REPO")
 
 lab: setup ## open JupyterLab on the lessons
 	$(run) jupyterlab $$(test "$$(id -u)" != 0 || echo --allow-root) notebooks
@@ -97,10 +97,10 @@ pins: .venv/.dev ## resolve constraints.txt again, for all Pythons and platforms
 	--custom-compile-command "make pins" --output-file constraints.txt
 
 pocket: setup ## train the embedded model from nothing, stage by stage
-	$(run) helpers.pocket
+	$(run) tools.pocket
 
 pocket-report: setup ## measure the embedded model
-	$(run) helpers.pocket report
+	$(run) tools.pocket report
 
 # The CLAP back ends whose packages cannot share .venv; `make test` leaves them out.
 alone = PYTHONPATH=.:tests HF_HUB_OFFLINE=1

@@ -1,13 +1,7 @@
-"""Install the lessons on Google Colab without touching the torch and numpy that are there.
-
-Where Colab finds them stands in ``pyproject.toml`` and, since a notebook is opened alone, in every
-lesson too; ``python -m helpers.colab owner/name``, which is ``make colab``, writes it to all.
-"""
+"""Install the lessons on Google Colab without touching the torch and numpy that are there."""
 
 from __future__ import annotations
 
-import argparse
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,14 +13,6 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 KEPT = ("torch", "numpy", "transformers")
-ROOT = Path(__file__).resolve().parent.parent
-ADDRESSED = ("pyproject.toml", "README.md", "CITATION.cff", "notebooks/[0-9]*.ipynb")
-# GitHub's own rules for the names of owners and repositories.
-OWNER_AND_NAME = r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[\w.-]{1,100}(?<!\.git)"
-
-
-class RepositoryError(ValueError):
-    """A repository that cannot be; the message says what one looks like."""
 
 
 def install(folder: str | Path) -> list[str]:
@@ -71,43 +57,6 @@ def install(folder: str | Path) -> list[str]:
     return replaced
 
 
-def repository(root: Path = ROOT) -> str:
-    """Where the project says that its repository is, as ``owner/name``."""
-    urls = _project(root)["urls"]
-    return urls["Repository"].removeprefix("https://github.com/")
-
-
-def move_to(new: str, root: Path = ROOT) -> list[Path]:
-    """Write another repository wherever the present one stands; return the files that changed.
-
-    Parameters
-    ----------
-    new : str
-        ``owner/name`` on GitHub.
-    root : Path
-        The clone.
-
-    Raises
-    ------
-    RepositoryError
-        If no repository can be called that; nothing is written.
-    """
-    if not re.fullmatch(OWNER_AND_NAME, new, re.ASCII):
-        raise RepositoryError(
-            f"{new!r} names no repository: give owner and name, as in REPO=owner/name for "
-            "https://github.com/owner/name."
-        )
-    address = re.compile(rf"(github(?:\.com)?/){re.escape(repository(root))}(?![\w-])")
-    changed = []
-    for path in (path for pattern in ADDRESSED for path in sorted(root.glob(pattern))):
-        text = path.read_text(encoding="utf-8")
-        moved = address.sub(rf"\g<1>{new}", text)
-        if moved != text:
-            path.write_text(moved, encoding="utf-8")
-            changed.append(path)
-    return changed
-
-
 def _imported() -> list[str]:
     """Distributions of which the running kernel has imported something."""
     distributions = packages_distributions()
@@ -134,18 +83,3 @@ def _requirements(root: Path) -> dict[str, Requirement]:
     """Return what the project depends on, by name."""
     requirements = map(Requirement, _project(root)["dependencies"])
     return {requirement.name: requirement for requirement in requirements}
-
-
-def main() -> None:
-    """Write where the repository is into the project and its lessons."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.colab", description=main.__doc__)
-    parser.add_argument("repository", help="owner/name on GitHub")
-    try:
-        changed = move_to(parser.parse_args().repository)
-    except RepositoryError as error:
-        sys.exit(str(error))
-    print(f"{repository()} now stands in {len(changed)} more files.")
-
-
-if __name__ == "__main__":
-    main()

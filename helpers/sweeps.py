@@ -1,22 +1,16 @@
-"""Curves over many edits, computed once: ``python -m helpers.sweeps``, which is ``make sweeps``.
+"""Curves over many edits: read those that are stored, and measure any point of one again.
 
 A lesson that shows how a result depends on a setting needs dozens of edits, which takes too long
 to wait for.  Each sweep here is a list of points and a function that measures one of them; its rows
 are kept in ``data/sweeps/<name>.csv``, and a lesson measures one of them again to show that they
-are what they say.  Beside each table a stamp names the model and the data that it was made with: a
-table whose stamp no longer holds is made anew, and a test says so.  Changed code shows where a row
-is measured again.
+are what they say.  ``make sweeps`` computes them.
 
 All edits are the pocket model's, at the preset ``pocket-noised`` but for what a point sets.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
-import hashlib
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -27,24 +21,22 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from helpers.audio import Clip
 from helpers.data import DATA
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
 from helpers.editing.interpolation import interpolate, sample
-from helpers.editing.nonrigid import NonRigidEdit, preset
+from helpers.editing.nonrigid import NonRigidEdit
 from helpers.editing.objective import reconstruction_loss
-from helpers.editing.optimisation import write_atomically
+from helpers.editing.presets import preset
 from helpers.evaluation import scores
 from helpers.evaluation.clap import Clap, load_clap
+from helpers.evaluation.classifier import sound_probabilities
 from helpers.evaluation.pairs import load_pairs
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
-from helpers.models.pocket import load_pocket
-from helpers.pocket.classifier import sound_probabilities
-from helpers.pocket.foley import foley_clip
-from helpers.pocket.vocabulary import LABELS, VOCABULARY
+from helpers.sounds.foley import foley_clip
+from helpers.sounds.vocabulary import LABELS, VOCABULARY
 
 FOLDER = DATA / "sweeps"
 PAIRS = (("phone_ringing", "door_knock"), ("duck", "trumpet"))  # source and target
@@ -53,12 +45,6 @@ SOURCE_SEED = 2
 LOSS_SEED, LOSS_DRAWS, LOSS_BATCH = 1_000, 64, 16  # Steps 1 and 2 train with seed 0
 PRESET = "pocket-noised"
 ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-MATERIAL = (  # what a figure depends on beside the model, below data/
-    "pairs/pocket27-offline.csv",
-    "pocket/clap/model.safetensors",
-    "pocket/classifier/model.safetensors",
-)
 
 Row = dict[str, float | int | str]
 
@@ -93,10 +79,10 @@ def load_sweep(name: str, folder: Path = FOLDER) -> Sweep:
     SweepError
         If there is no such sweep, or it has not been computed.
     """
-    _check_name(name)
-    if not _table(name, folder).exists():
-        raise SweepError(f"{_table(name, folder)} is missing: compute it with `make sweeps`.")
-    return Sweep(name, _read_rows(_table(name, folder)))
+    check_name(name)
+    if not table_path(name, folder).exists():
+        raise SweepError(f"{table_path(name, folder)} is missing: compute it with `make sweeps`.")
+    return Sweep(name, read_rows(table_path(name, folder)))
 
 
 def measure(name: str, model: LatentAudioModel, point: Row) -> Row:
@@ -119,78 +105,25 @@ def measure(name: str, model: LatentAudioModel, point: Row) -> Row:
     SweepError
         If there is no such sweep.
     """
-    _check_name(name)
+    check_name(name)
     points, measure_point = SWEEPS[name]
     point = {setting: point[setting] for setting in points()[0]}
     return {**point, **measure_point(model, **point)}
 
 
-def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FOLDER) -> bool:
-    """Tell whether a stored sweep is whole and made with the present model and data.
-
-    Parameters
-    ----------
-    name : str
-    model : LatentAudioModel, optional
-        The pocket model by default.
-    folder : Path
-
-    Raises
-    ------
-    SweepError
-        If there is no such sweep.
-    """
-    _check_name(name)
-    path = _table(name, folder).with_suffix(".json")
-    if not (path.exists() and _table(name, folder).exists()):
-        return False
-    if json.loads(path.read_text()) != stamp(model or _pocket()):
-        return False
-    points, _ = SWEEPS[name]
-    return len(_missing(points(), _read_rows(_table(name, folder)))) == 0
-
-
-def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
-    """Measure the points of a sweep that are not stored yet, each stored as soon as it is known.
-
-    Rows made with another model or data are thrown away first.
-    """
-    path = _table(name, folder)
-    now = stamp(model)
-    mark = path.with_suffix(".json")
-    if not mark.exists() or json.loads(mark.read_text()) != now:
-        path.unlink(missing_ok=True)
-        write_atomically(mark, lambda part: part.write_text(json.dumps(now, indent=1) + "\n"))
-    points = SWEEPS[name][0]()
-    rows = _read_rows(path) if path.exists() else []
-    missing = _missing(points, rows)
-    done = len(points) - len(missing)
-    for point in tqdm(missing, desc=name, initial=done, total=len(points)):
-        rows.append(measure(name, model, point))
-        _write_rows(path, rows)
-
-
-def stamp(model: LatentAudioModel) -> dict[str, str]:
-    """Fingerprints of model and data that a figure depends on."""
-    data = hashlib.sha256(b"".join((DATA / name).read_bytes() for name in MATERIAL))
-    return {"model": model.fingerprint, "data": data.hexdigest()}
-
-
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise a SweepError that names the sweeps there are, unless this is one of them."""
     if name not in SWEEPS:
         raise SweepError(f"There is no sweep {name!r}: choose from {', '.join(SWEEPS)}.")
 
 
-def _table(name: str, folder: Path) -> Path:
+def table_path(name: str, folder: Path = FOLDER) -> Path:
+    """Where the rows of a sweep are kept."""
     return folder / f"{name}.csv"
 
 
-def _missing(points: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
-    """Points that have no row yet."""
-    return [point for point in points if not any(point.items() <= row.items() for row in rows)]
-
-
-def _read_rows(path: Path) -> list[Row]:
+def read_rows(path: Path) -> list[Row]:
+    """Read a stored sweep's rows, numbers as numbers."""
     with path.open(encoding="utf-8", newline="") as table:
         return [{k: _value(cell) for k, cell in row.items()} for row in csv.DictReader(table)]
 
@@ -204,22 +137,7 @@ def _value(cell: str) -> float | int | str:
     return cell
 
 
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as table:
-            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
-
-
 # ---------------------------------------------------------------- what the sweeps share
-
-
-@cache
-def _pocket() -> LatentAudioModel:
-    return load_pocket()
 
 
 @cache
@@ -461,22 +379,3 @@ SWEEPS: dict[str, tuple[Callable[[], list[Row]], Callable[..., Row]]] = {
     "strengths": (strengths_points, measure_strengths),
     "lora": (lora_points, measure_lora),
 }
-
-
-def main() -> None:
-    """Compute what is missing of the sweeps, or of those that are named."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.sweeps", description=main.__doc__)
-    parser.add_argument("names", nargs="*", help=", ".join(SWEEPS))
-    names = parser.parse_args().names or list(SWEEPS)
-    try:
-        for name in names:
-            _check_name(name)
-    except SweepError as error:
-        sys.exit(str(error))
-    for name in names:
-        run(name, _pocket())
-        print(f"{name}: {len(load_sweep(name).rows)} rows in {_table(name, FOLDER)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -18,15 +18,15 @@ from published_audioldm import (
 from published_layouts import add_to_hub_cache
 from torch.nn import functional
 
+from helpers import load_model
 from helpers.editing import EditSettings, Gap, NonRigidEdit
 from helpers.editing.embedding import EmbeddingSettings
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings, interpolate, sample
 from helpers.editing.objective import reconstruction_loss
-from helpers.models import audioldm, load_model, published
+from helpers.models import ModelFileError, audioldm, published
 from helpers.models.audioldm import FILES, blueprint, load_audioldm
 from helpers.models.latent_audio_model import LatentAudioModel
-from helpers.models.published import ModelFileError
 
 PROMPT = "a dog barking"
 
@@ -58,11 +58,11 @@ def settings(rank: int | None) -> EditSettings:
 class TestFiles:
     def test_name_loads_offline_from_hub_cache(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        assert not audioldm.is_at_hand("audioldm")
+        assert not audioldm.FAMILY.is_at_hand("audioldm")
         with pytest.raises(ModelFileError, match="cvssp/audioldm-s-full-v2 is not in .* connect"):
             load_model("audioldm")
         add_to_hub_cache(tmp_path, "cvssp/audioldm-s-full-v2", folder)
-        assert audioldm.is_at_hand("audioldm")
+        assert audioldm.FAMILY.is_at_hand("audioldm")
         model = load_model("audioldm", device="cpu", dtype=torch.bfloat16)
         assert model.name == "audioldm"
         assert model.dtype == torch.bfloat16

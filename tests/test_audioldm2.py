@@ -20,15 +20,15 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 from transformers import ClapModel, GPT2LMHeadModel
 
+from helpers import load_model
 from helpers.editing import EditSettings, Gap, NonRigidEdit
 from helpers.editing.embedding import EmbeddingSettings
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings
 from helpers.editing.objective import reconstruction_loss
-from helpers.models import audioldm2, load_model
+from helpers.models import ModelFileError, audioldm2
 from helpers.models.audioldm2 import FILES, blueprint, load_audioldm2
 from helpers.models.latent_audio_model import LatentAudioModel
-from helpers.models.published import ModelFileError
 
 PROMPT = "a dog barking"
 STREAMS = ("", "_1")
@@ -80,12 +80,12 @@ def settings(rank: int | None) -> EditSettings:
 class TestFiles:
     def test_name_loads_offline_from_hub_cache(self, folder, tmp_path, monkeypatch):
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-        assert not audioldm2.is_at_hand("audioldm2")
+        assert not audioldm2.FAMILY.is_at_hand("audioldm2")
         with pytest.raises(ModelFileError, match="cvssp/audioldm2 is not in .* connect"):
             load_model("audioldm2")
         commit = audioldm2.REVISIONS["cvssp/audioldm2"]
         add_to_hub_cache(tmp_path, "cvssp/audioldm2", folder, commit)
-        assert audioldm2.is_at_hand("audioldm2")
+        assert audioldm2.FAMILY.is_at_hand("audioldm2")
         model = load_model("audioldm2", device="cpu", dtype=torch.bfloat16)
         assert model.name == "audioldm2"
         assert model.dtype == torch.bfloat16

@@ -24,12 +24,12 @@ from tiny_clap import (
 from transformers import ClapConfig, ClapModel
 
 from helpers.audio import Clip
-from helpers.evaluation import clap as clap_module
+from helpers.evaluation import clap as clap_package
 from helpers.evaluation.clap import Clap, ClapError, load_clap
-from helpers.evaluation.clap_checkpoints import read_checkpoint
-from helpers.evaluation.clap_transformers import DEFAULT_CHECKPOINT, REVISIONS
-from helpers.evaluation.clap_windows import WindowedClap, fixed_windows, resampled
-from helpers.models.published import ModelFileError
+from helpers.evaluation.clap.checkpoints import read_checkpoint
+from helpers.evaluation.clap.transformers import DEFAULT_CHECKPOINT, REVISIONS
+from helpers.evaluation.clap.windows import WindowedClap, fixed_windows, resampled
+from helpers.models import ModelFileError
 
 TINY = "someone/tiny-clap"
 
@@ -261,7 +261,7 @@ def test_the_pocket_clap_is_one_of_them():
     ("back_end", "target"), [("laion-clap", "setup-laion"), ("msclap", "setup-msclap")]
 )
 def test_a_package_that_is_not_installed_is_named_with_what_to_do(back_end, target, monkeypatch):
-    monkeypatch.setattr(clap_module, "find_spec", lambda name: None)
+    monkeypatch.setattr(clap_package, "find_spec", lambda name: None)
     with pytest.raises(ClapError, match=f"make {target}` makes") as error:
         load_clap(back_end)
     assert error.value.__cause__ is None
@@ -279,10 +279,10 @@ def test_an_unknown_msclap_version_is_refused():
 
 
 def test_importing_the_interface_imports_no_back_end(monkeypatch):
-    names = [f"helpers.evaluation.clap_{name}" for name in ("transformers", "laion", "msclap")]
+    names = [f"helpers.evaluation.clap.{file}" for file in clap_package.BACK_ENDS.values()]
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
-    runpy.run_path(clap_module.__file__)
+    runpy.run_path(clap_package.__file__)
     assert not {*names, "laion_clap", "msclap", "torchvision", "torchaudio"} & {*sys.modules}
 
 

@@ -13,8 +13,8 @@ import pytest
 from nbformat import NotebookNode
 from nbgrader.validator import Validator
 
-import helpers.models
-from helpers.classroom import ADVICE, LESSONS, TEXT_STUB, student_version, write_student_versions
+import helpers
+from tools.classroom import ADVICE, LESSONS, TEXT_STUB, student_version, write_student_versions
 
 PATHS = {path.stem: path for path in sorted(LESSONS.glob("[0-9]*.ipynb"))}
 NOTEBOOKS = {name: nbformat.read(path, as_version=4) for name, path in PATHS.items()}
@@ -54,9 +54,9 @@ EXERCISES = [(lesson, name) for lesson, book in NOTEBOOKS.items() for name in ex
 @pytest.fixture(scope="module")
 def set_up():
     """Names that a lesson's Setup section defines; its model is loaded once for all lessons."""
-    load = functools.cache(helpers.models.load_model)
+    load = functools.cache(helpers.load_model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(helpers.models, "load_model", load)
+        patch.setattr(helpers, "load_model", load)
 
         @functools.cache
         def names(lesson: str) -> dict:

@@ -9,7 +9,8 @@ import nbformat
 import pytest
 
 from helpers import colab
-from helpers.colab import RepositoryError, move_to, repository
+from tools import colab as command
+from tools.colab import RepositoryError, move_to, repository
 
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -31,7 +32,7 @@ def pip(monkeypatch):
 @pytest.fixture
 def clone(tmp_path):
     """A copy of all files that name the repository."""
-    for pattern in colab.ADDRESSED:
+    for pattern in command.ADDRESSED:
         for path in ROOT.glob(pattern):
             copy = tmp_path / path.relative_to(ROOT)
             copy.parent.mkdir(exist_ok=True)
@@ -91,7 +92,7 @@ def check_addresses(root: Path) -> None:
         [setup] = [c for c in notebook.cells if "colab" in c.metadata.get("tags", [])]
         assert setup.source.startswith(f'REPOSITORY = "https://github.com/{here}"\n'), path.name
     owner, name = here.split("/")
-    for path in (path for pattern in colab.ADDRESSED for path in root.glob(pattern)):
+    for path in (path for pattern in command.ADDRESSED for path in root.glob(pattern)):
         found = re.findall(rf"github(?:\.com)?/([\w-]+)/{re.escape(name)}\b", path.read_text())
         assert set(found) <= {owner}, path.name
 
@@ -138,4 +139,4 @@ def test_what_is_no_repository_is_refused_in_one_sentence(wrong, clone):
 def test_command_says_what_was_wrong(monkeypatch):
     monkeypatch.setattr("sys.argv", ["colab", "nowhere"])
     with pytest.raises(SystemExit, match="'nowhere' names no repository"):
-        colab.main()
+        command.main()

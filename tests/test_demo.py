@@ -9,7 +9,7 @@ import soundfile
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from papermill.exceptions import PapermillExecutionError
 
-from helpers import demo
+from tools import demo
 
 
 @pytest.fixture

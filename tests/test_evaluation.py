@@ -8,11 +8,11 @@ from helpers.audio import SAMPLE_RATE, Clip
 from helpers.data import data_path
 from helpers.evaluation.audio_tower import PocketClapModel
 from helpers.evaluation.clap import load_clap
+from helpers.evaluation.classifier import name_sounds
 from helpers.evaluation.onsets import detect_onsets, onset_f1
-from helpers.pocket import foley
-from helpers.pocket.classifier import name_sounds
-from helpers.pocket.dataset import HELD_OUT_SEED
-from helpers.pocket.vocabulary import VOCABULARY
+from helpers.sounds import foley
+from helpers.sounds.vocabulary import VOCABULARY
+from tools.pocket.dataset import HELD_OUT_SEED
 
 
 def held_out(label, number):

@@ -9,7 +9,7 @@ import pytest
 from helpers.audio import SAMPLE_RATE
 from helpers.data import DATA
 from helpers.models.minilm import load_minilm
-from helpers.pocket import foley, vocabulary
+from helpers.sounds import foley, vocabulary
 
 SECONDS = 3.0
 STRUCK = (

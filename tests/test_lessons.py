@@ -6,7 +6,7 @@ import nbformat
 import pytest
 from nbconvert.preprocessors import CellExecutionError
 
-from helpers import lessons
+from tools import lessons
 
 BOX = "**Before you start**\n\n| | |\n|---|---|\n| computing | ? |\n| memory | ? |"
 

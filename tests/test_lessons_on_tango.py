@@ -17,7 +17,7 @@ SHORT_PRESET = """
 from helpers.editing.embedding import EmbeddingSettings
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings
-from helpers.editing.nonrigid import PRESETS, EditSettings
+from helpers.editing.presets import PRESETS, EditSettings
 
 PRESETS["fast"] = EditSettings(
     EmbeddingSettings(steps=2), FinetuningSettings(steps=2, lora_rank=2), SamplingSettings(steps=3)

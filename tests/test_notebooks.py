@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
 from helpers.evaluation.clap import load_clap
-from helpers.pocket.classifier import name_sounds
+from helpers.evaluation.classifier import name_sounds
 
 LESSONS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("[0-9]*.ipynb"))
 SECTIONS = [

@@ -15,7 +15,7 @@ from helpers.evaluation.oracles import (
     replace_events,
     take,
 )
-from helpers.pocket import foley
+from helpers.sounds import foley
 
 
 @pytest.fixture(scope="module")

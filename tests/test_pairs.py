@@ -12,9 +12,9 @@ from helpers.data import Recording, Registry, load_registry
 from helpers.editing.inpainting import Gap
 from helpers.evaluation import pairs as module
 from helpers.evaluation.pairs import EDITS, PairsError, find_gap, load_pairs
-from helpers.pocket import foley
-from helpers.pocket.dataset import HELD_OUT_SEED
-from helpers.pocket.vocabulary import LABELS
+from helpers.sounds import foley
+from helpers.sounds.vocabulary import LABELS
+from tools.pocket.dataset import HELD_OUT_SEED
 
 HEADER = "id,audio,edit,prompt,start,end,target"
 FOLEY = "foley:door_knock/1"

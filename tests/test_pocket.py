@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from helpers import load_model
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
 from helpers.data import DATA
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.models import load_model
+from helpers.evaluation.classifier import sound_probabilities
 from helpers.models.minilm import _check_weights, load_minilm
 from helpers.models.pocket import coordinates, new_unet
-from helpers.pocket import foley
-from helpers.pocket.classifier import sound_probabilities
-from helpers.pocket.dataset import HELD_OUT_SEED
-from helpers.pocket.vocabulary import LABELS, VOCABULARY
+from helpers.sounds import foley
+from helpers.sounds.vocabulary import LABELS, VOCABULARY
+from tools.pocket.dataset import HELD_OUT_SEED
 
 
 @pytest.fixture(scope="module")

@@ -35,9 +35,10 @@ from published_layouts import (
 from tiny import tiny_clip
 from torch.nn import functional
 
+from helpers import load_model
 from helpers.audio import SAMPLE_RATE, Clip
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.models import load_model, tango
+from helpers.models import tango
 
 TOLERANCE = 1e-4
 PROMPT = "a rooster crowing on the roof"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.data import DATA
-from helpers.pocket import report
-from helpers.pocket.report import TARGETS, Report, write_table
+from tools.pocket import report
+from tools.pocket.report import TARGETS, Report, write_table
 
 CARD = DATA / "pocket" / "README.md"
 

@@ -15,8 +15,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from helpers import set_up
-from helpers.set_up import SetUpError
+from tools import set_up
+from tools.set_up import SetUpError
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -88,9 +88,11 @@ def test_every_import_is_declared():
     declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     declared |= {canonicalize_name(Requirement(r).name) for rs in EXTRAS.values() for r in rs}
     declared |= {"packaging"}  # comes with pytest, for which it is made
-    own = {"helpers", "tests"} | {path.stem for path in ROOT.glob("tests/*.py")}
+    own = {"helpers", "tools", "tests"} | {path.stem for path in ROOT.glob("tests/*.py")}
     distributions = packages_distributions()
-    for path in [*ROOT.glob("helpers/**/*.py"), *ROOT.glob("tests/**/*.py")]:
+    for path in (
+        path for room in ("helpers", "tools", "tests") for path in ROOT.glob(f"{room}/**/*.py")
+    ):
         for module in imported_modules(path) - sys.stdlib_module_names - own:
             names = {canonicalize_name(name) for name in distributions.get(module, [module])}
             assert names & declared, f"{path} imports {module}, which pyproject.toml does not list"
@@ -110,9 +112,9 @@ def imported_modules(path):
 
 
 def test_set_up_runs_on_an_old_bare_python():
-    source = (ROOT / "helpers/set_up.py").read_text()
+    source = (ROOT / "tools/set_up.py").read_text()
     ast.parse(source, feature_version=(3, 6))
-    assert imported_modules(ROOT / "helpers/set_up.py") <= sys.stdlib_module_names
+    assert imported_modules(ROOT / "tools/set_up.py") <= sys.stdlib_module_names
 
 
 def fake_python(folder, name, version, has_venv=True):
@@ -293,8 +295,8 @@ def checkout(tmp_path):
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, folder)
         os.utime(folder / name, (0, 0))
-    (folder / "helpers").mkdir()
-    shutil.copy(ROOT / "helpers/set_up.py", folder / "helpers")
+    (folder / "tools").mkdir()
+    shutil.copy(ROOT / "tools/set_up.py", folder / "tools")
     (folder / ".venv/.complete").touch()
     (folder / ".venv/.dev").touch()
     return folder
@@ -320,7 +322,7 @@ def test_make_setup_is_a_no_op_when_repeated(checkout):
 
 
 def test_make_demo_leaves_out_what_is_not_asked(checkout):
-    assert make(checkout, "demo").stdout.splitlines() == ["-m", "helpers.demo"]
+    assert make(checkout, "demo").stdout.splitlines() == ["-m", "tools.demo"]
 
 
 @pytest.mark.parametrize(
@@ -331,7 +333,7 @@ def test_make_demo_passes_every_character(checkout, prompt):
     audio = "my recordings/it's one.wav"
     result = make(checkout, "demo", f"AUDIO={audio}", f"PROMPT={prompt}", "OUT=o p", "ETA=0.6")
     expected = ["--audio", audio, "--prompt", prompt, "--out", "o p", "--eta", "0.6"]
-    assert result.stdout.splitlines() == ["-m", "helpers.demo", *expected]
+    assert result.stdout.splitlines() == ["-m", "tools.demo", *expected]
 
 
 def test_make_test_runs_package_then_notebooks(checkout):
@@ -355,23 +357,23 @@ def test_make_test_begins_with_an_empty_cache_of_its_own(checkout):
 
 
 def test_make_student_passes_the_folder(checkout):
-    assert make(checkout, "student").stdout.splitlines() == ["-m", "helpers.classroom"]
+    assert make(checkout, "student").stdout.splitlines() == ["-m", "tools.classroom"]
     lines = make(checkout, "student", "OUT=my class").stdout.splitlines()
-    assert lines == ["-m", "helpers.classroom", "--out", "my class"]
+    assert lines == ["-m", "tools.classroom", "--out", "my class"]
 
 
 def test_make_colab_passes_the_repository_as_it_is(checkout):
-    assert make(checkout, "colab").stdout.splitlines() == ["-m", "helpers.colab"]
+    assert make(checkout, "colab").stdout.splitlines() == ["-m", "tools.colab"]
     for repository in ("owner/name", "it's $(HOME)"):
         lines = make(checkout, "colab", f"REPO={repository}").stdout.splitlines()
-        assert lines == ["-m", "helpers.colab", repository]
+        assert lines == ["-m", "tools.colab", repository]
 
 
 @pytest.mark.parametrize(
     ("asked", "words"), [([], []), (["QUICK=0"], []), (["QUICK=1"], ["--quick"])]
 )
 def test_quick_is_yes_or_no(checkout, asked, words):
-    expected = ["-m", "helpers.evaluation", *words]
+    expected = ["-m", "tools.table1", *words]
     assert make(checkout, "table1", *asked).stdout.splitlines() == expected
 
 
@@ -421,7 +423,7 @@ def test_what_tests_need_is_installed_when_they_first_run(checkout):
     (checkout / ".venv/.dev").unlink()
     assert "pip" not in make(checkout, "lab").stdout.split()
     lines = make(checkout, "student").stdout.splitlines()
-    assert lines[-2:] == ["-m", "helpers.classroom"]
+    assert lines[-2:] == ["-m", "tools.classroom"]
     assert ".[notebooks,dev]" in lines
     assert "pip" not in make(checkout, "student").stdout.split()
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from helpers import load_model
 from helpers.baselines import methods_for
 from helpers.data import data_path
 from helpers.evaluation.clap import load_clap
@@ -12,7 +13,6 @@ from helpers.evaluation.pairs import load_pairs
 from helpers.evaluation.report import SEAL, made_from
 from helpers.evaluation.scores import read_rows
 from helpers.evaluation.table import Results
-from helpers.models import load_model
 
 FOLDER = data_path("table1")
 PAIRS = "pocket27"

@@ -12,7 +12,7 @@ from helpers.evaluation.structure import (
     kept_frames,
     log_spectral_distance,
 )
-from helpers.pocket import foley
+from helpers.sounds import foley
 
 SECONDS = 8.0
 TIME = np.arange(round(SECONDS * SAMPLE_RATE)) / SAMPLE_RATE

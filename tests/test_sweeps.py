@@ -8,8 +8,10 @@ import torch
 from tiny import tiny_model
 
 from helpers import sweeps
-from helpers.editing.nonrigid import preset
-from helpers.sweeps import SWEEPS, SweepError, is_fresh, load_sweep, measure, run
+from helpers.editing.presets import preset
+from helpers.sweeps import SWEEPS, SweepError, load_sweep, measure
+from tools import sweeps as command
+from tools.sweeps import is_fresh, run
 
 NUMBERS = {"a": 1, "b": 0.5, "c": 1e-3}
 COLUMNS = {
@@ -159,4 +161,4 @@ def test_unknown_and_missing_sweeps_are_refused_in_one_sentence(tmp_path):
 def test_command_refuses_an_unknown_name(monkeypatch):
     monkeypatch.setattr("sys.argv", ["sweeps", "step1", "step9"])
     with pytest.raises(SystemExit, match="no sweep 'step9'"):
-        sweeps.main()
+        command.main()

@@ -16,14 +16,14 @@ from test_selection import row
 from helpers.audio import SAMPLE_RATE, Clip
 from helpers.baselines import methods_for
 from helpers.display.figures import Strengths, strength_curves, strength_grid
-from helpers.evaluation import __main__ as command
 from helpers.evaluation import report, scores
 from helpers.evaluation.experiment import Experiment, quick
 from helpers.evaluation.pairs import load_pairs
 from helpers.evaluation.report import SEAL, WRITTEN, figure_2, figure_4
 from helpers.evaluation.scores import ScoresError, clap_scores, measure, read_rows, write_rows
 from helpers.evaluation.table import NOTHING, PAPER, Results, paper_table
-from helpers.pocket.vocabulary import LABELS
+from helpers.sounds.vocabulary import LABELS
+from tools import table1 as command
 
 ALL = frozenset({"addition", "inpainting", "style_transfer"})
 

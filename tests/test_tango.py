@@ -22,15 +22,16 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import SpeechT5HifiGan
 
-from helpers.editing import PRESETS, EditSettings, Gap, NonRigidEdit
+from helpers import load_model
+from helpers.editing import PRESETS, EditSettings, Gap, NonRigidEdit, loading
 from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
 from helpers.editing.finetuning import FinetuningSettings, finetune
 from helpers.editing.inpainting import sample_mask
 from helpers.editing.interpolation import SamplingSettings
+from helpers.editing.loading import DeviceTooSmall, memory_needed
 from helpers.editing.objective import reconstruction_loss
 from helpers.editing.optimisation import optimise
-from helpers.models import BUILDERS, ModelFileError, load_model, published, requirements, tango
-from helpers.models.requirements import DeviceTooSmall, memory_needed
+from helpers.models import ModelFileError, model_names, published, tango
 
 MAIN, VAE = "pytorch_model_main.bin", "pytorch_model_vae.bin"
 FAMILY = ["tango", "tango-full", "tango-full-ft-audiocaps", "tango2", "tango2-full"]
@@ -80,7 +81,7 @@ def empty_hub(tmp_path, monkeypatch):
 def known_needs(monkeypatch):
     """What the presets need, as it was computed before."""
     needs = {"paper": 22.6, "t4": 6.2, "fast": 9.2}
-    monkeypatch.setattr(requirements, "_total", lambda model, name, dtype: int(needs[name] * 1e9))
+    monkeypatch.setattr(loading, "_total", lambda model, name, dtype: int(needs[name] * 1e9))
 
 
 def weights_of(model):
@@ -115,7 +116,7 @@ def test_the_parts_are_today_s_and_frozen(model):
 
 
 def test_the_whole_family_is_known():
-    assert set(FAMILY) < set(BUILDERS)
+    assert set(FAMILY) < set(model_names())
     assert all(repository.startswith("declare-lab/") for repository in tango.REPOSITORIES.values())
 
 
@@ -441,7 +442,7 @@ def test_activations_are_those_of_a_real_pass(model, original):
         latent = torch.zeros(1, 8, 64, 16, device=one.device)
         predict = functools.partial(one.predict, latent, 1, prompt)
         with sdpa_kernel(SDPBackend.MATH):
-            counts.append(requirements._kept_for_gradients(one.unet, predict))
+            counts.append(loading._kept_for_gradients(one.unet, predict))
     assert counts[0] == pytest.approx(counts[1], rel=0.02)
 
 
@@ -452,8 +453,8 @@ def test_activations_are_those_of_a_real_pass(model, original):
 def test_a_device_too_small_is_refused_before_downloading(
     empty_hub, known_needs, monkeypatch, gigabytes, preset, advice, capsys
 ):
-    monkeypatch.setattr(requirements, "device_memory", lambda device: gigabytes * 10**9)
-    monkeypatch.setattr("helpers.models._device", torch.device)
+    monkeypatch.setattr(loading, "device_memory", lambda device: gigabytes * 10**9)
+    monkeypatch.setattr("helpers.editing.loading.find_device", torch.device)
     monkeypatch.setattr(published, "hf_hub_download", None)
     with pytest.raises(DeviceTooSmall, match=advice) as error:
         load_model("tango", preset=preset, device="cuda")
@@ -465,10 +466,10 @@ def test_a_device_too_small_is_refused_before_downloading(
 
 def test_a_preset_sets_the_precision_on_a_gpu_only(hub, known_needs, monkeypatch, capsys):
     asked = []
-    family = BUILDERS["tango"]._replace(load=lambda *arguments: asked.append(arguments))
-    monkeypatch.setitem(BUILDERS, "tango", family)
-    monkeypatch.setattr(requirements, "device_memory", lambda device: None)
-    monkeypatch.setattr("helpers.models._device", torch.device)
+    family = dataclasses.replace(tango.FAMILY, load=lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(tango, "FAMILY", family)
+    monkeypatch.setattr(loading, "device_memory", lambda device: None)
+    monkeypatch.setattr("helpers.editing.loading.find_device", torch.device)
     for device, dtype in (("cuda", None), ("cpu", None), ("cuda", torch.bfloat16)):
         load_model("tango", preset="t4", device=device, dtype=dtype)
     assert [dtype for *_, dtype in asked] == [torch.float16, torch.float32, torch.bfloat16]
@@ -476,7 +477,7 @@ def test_a_preset_sets_the_precision_on_a_gpu_only(hub, known_needs, monkeypatch
 
 
 def test_this_machine_s_memory_is_known():
-    assert 10**9 < requirements.device_memory(torch.device("cpu")) < 10**14
+    assert 10**9 < loading.device_memory(torch.device("cpu")) < 10**14
 
 
 # the method

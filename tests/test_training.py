@@ -13,10 +13,10 @@ from helpers.data import DATA, load_registry
 from helpers.evaluation import judges
 from helpers.models.minilm import load_minilm
 from helpers.models.pocket import LOG_MEL_MEAN, LOG_MEL_SCALE, new_autoencoder
-from helpers.pocket import __main__ as command
-from helpers.pocket import dataset, loop, training
-from helpers.pocket.corpus import at_level, make_scene
-from helpers.pocket.vocabulary import compose
+from helpers.sounds.vocabulary import compose
+from tools.pocket import __main__ as command
+from tools.pocket import dataset, loop, training
+from tools.pocket.corpus import at_level, make_scene
 
 
 def draw(rng, split):
@@ -68,7 +68,7 @@ def test_a_background_is_audible_and_quieter_than_what_is_in_front(front, behind
         levels.append(decibels)
         return at_level(waveform, decibels)
 
-    monkeypatch.setattr("helpers.pocket.corpus.at_level", listen)
+    monkeypatch.setattr("tools.pocket.corpus.at_level", listen)
     for seed in range(20):
         make_scene(np.random.default_rng(seed), (front, behind), "background")
     fronts, backgrounds = levels[::2], levels[1::2]

@@ -6,8 +6,8 @@ from published_audioldm import write_tiny_audioldm, write_tiny_audioldm2
 from published_layouts import write_tiny_hub
 
 from helpers.audio import load_clip
-from helpers.models import verify as verification
-from helpers.models.verify import Report, main, verify
+from tools import verify as verification
+from tools.verify import Report, main, verify
 
 CLAIMS = [
     "autoencoder: nearer to the clip than its mean spectrum",

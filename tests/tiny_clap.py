@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from helpers.audio import SAMPLE_RATE, Clip
-from helpers.evaluation.clap_windows import WindowedClap
+from helpers.evaluation.clap.windows import WindowedClap
 
 PROCESSOR = {  # preprocessor_config.json of laion/clap-htsat-unfused
     "chunk_length_s": 10,

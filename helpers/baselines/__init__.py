@@ -16,7 +16,7 @@ from helpers.baselines.method import Method
 from helpers.baselines.ours import Ours, OursWithoutStep1, without_step_2
 from helpers.baselines.sdedit import SDEDIT, SDEdit
 from helpers.editing.finetuning import FinetuningSettings
-from helpers.editing.nonrigid import PRESETS
+from helpers.editing.presets import PRESETS
 
 __all__ = ["METHODS", "Method", "methods_for"]
 

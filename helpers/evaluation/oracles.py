@@ -22,7 +22,7 @@ import numpy as np
 from helpers.audio import SAMPLE_RATE, Clip, load_clip
 from helpers.data import Recording, data_path, load_registry
 from helpers.editing.inpainting import Gap
-from helpers.pocket import foley
+from helpers.sounds import foley
 
 CONTINUOUS = frozenset(
     {

@@ -31,8 +31,8 @@ import soundfile
 from helpers.audio import CLIP_SECONDS, SAMPLE_RATE, AudioError, Clip, load_clip
 from helpers.data import Recording, Registry, data_path, load_registry
 from helpers.editing.inpainting import Gap, MaskError, blank, sample_mask
-from helpers.pocket import foley
-from helpers.pocket.vocabulary import LABELS
+from helpers.sounds import foley
+from helpers.sounds.vocabulary import LABELS
 
 EDITS = ("addition", "inpainting", "style_transfer")
 REQUIRED = ("id", "audio", "edit", "prompt")

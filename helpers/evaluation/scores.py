@@ -13,11 +13,11 @@ from torch.nn import functional
 from helpers.audio import Clip
 from helpers.editing.optimisation import write_atomically
 from helpers.evaluation.clap import Clap
+from helpers.evaluation.classifier import sound_probabilities
 from helpers.evaluation.onsets import detect_events, offset_f1, onset_f1
 from helpers.evaluation.pairs import Pair
 from helpers.evaluation.structure import envelope_correlation, log_spectral_distance
-from helpers.pocket.classifier import sound_probabilities
-from helpers.pocket.vocabulary import LABELS
+from helpers.sounds.vocabulary import LABELS
 
 
 class ScoresError(ValueError):

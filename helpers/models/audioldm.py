@@ -16,7 +16,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import ClapTextModelWithProjection, PreTrainedTokenizerBase, SpeechT5HifiGan
 
-from helpers.models.diffusers_folder import Part, PublishedFamily
+from helpers.models import Family
+from helpers.models.diffusers_folder import DiffusersFolder, Part
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 
 CLASS_NAME = "AudioLDMPipeline"
@@ -27,7 +28,7 @@ REPOSITORIES = {
     "audioldm-m-full": "cvssp/audioldm-m-full",
     "audioldm-l-full": "cvssp/audioldm-l-full",
 }
-FILES = PublishedFamily(
+FILES = DiffusersFolder(
     CLASS_NAME,
     REPOSITORIES,
     {},  # no commit of these repositories is known to us
@@ -39,7 +40,6 @@ FILES = PublishedFamily(
     },
     tokenizers=("tokenizer",),
 )
-is_at_hand = FILES.is_at_hand
 
 
 class ClapText:
@@ -110,3 +110,8 @@ def blueprint(source: str | Path = "audioldm") -> LatentAudioModel:
     width = FILES.build(folder, "unet").config.projection_class_embeddings_input_dim
     prompt = Conditioning(pooled=torch.ones(1, width, device="meta"))
     return FILES.blueprint(source, folder, prompt, GUIDANCE_SCALE)
+
+
+FAMILY = Family(
+    REPOSITORIES, load_audioldm, FILES.holds, blueprint, FILES.is_at_hand, FILES.revision
+)

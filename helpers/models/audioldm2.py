@@ -36,8 +36,9 @@ from transformers import (
     T5EncoderModel,
 )
 
+from helpers.models import Family
 from helpers.models.audioldm import ClapText
-from helpers.models.diffusers_folder import Part, PublishedFamily
+from helpers.models.diffusers_folder import DiffusersFolder, Part
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.models.tango import T5Text
 
@@ -53,7 +54,7 @@ REVISIONS = {
     "cvssp/audioldm2": "c8e7e189d324425c05c4c2f81214041ef4107983",
     "cvssp/audioldm2-large": "4b0b875a9e0c5305dfc917da808584e50e1c7ed4",
 }
-FILES = PublishedFamily(
+FILES = DiffusersFolder(
     CLASS_NAME,
     REPOSITORIES,
     REVISIONS,
@@ -70,7 +71,6 @@ FILES = PublishedFamily(
     },
     tokenizers=("tokenizer", "tokenizer_2"),
 )
-is_at_hand = FILES.is_at_hand
 
 
 class TwoStreamText:
@@ -172,3 +172,8 @@ def blueprint(source: str | Path = "audioldm2") -> LatentAudioModel:
             tuple(torch.ones(1, length) for length in lengths),
         )
     return FILES.blueprint(source, folder, prompt, GUIDANCE_SCALE)
+
+
+FAMILY = Family(
+    REPOSITORIES, load_audioldm2, FILES.holds, blueprint, FILES.is_at_hand, FILES.revision
+)

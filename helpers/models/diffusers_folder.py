@@ -19,10 +19,17 @@ from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from helpers.audio import HOP_LENGTH, N_FRAMES, N_MELS, SAMPLE_RATE
+from helpers.models import ModelFileError
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
-from helpers.models.published import ModelFileError, fetch, missing_files, read_json, read_weights
+from helpers.models.published import (
+    INDEX,
+    class_name,
+    fetch,
+    missing_files,
+    read_json,
+    read_weights,
+)
 
-INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 
 
@@ -52,7 +59,7 @@ class Part(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PublishedFamily:
+class DiffusersFolder:
     """The models of one architecture, by name or in a local folder.
 
     Parameters
@@ -81,6 +88,10 @@ class PublishedFamily:
         repository = self.repositories.get(str(source))
         return repository is None or bool(self._cached_weights(repository))
 
+    def holds(self, folder: Path) -> bool:
+        """Whether a folder says that it is such a model."""
+        return class_name(folder) == self.class_name
+
     def configurations(self, source: str | Path) -> Path:
         """Folder that holds the small files of a model, fetching them if need be.
 
@@ -93,7 +104,7 @@ class PublishedFamily:
         if repository is None:
             folder = Path(source)
         else:
-            folder = fetch(repository, self._small_files(), self._revision(repository))
+            folder = fetch(repository, self._small_files(), self.revision(repository))
         self._check_index(folder)
         return folder
 
@@ -111,7 +122,7 @@ class PublishedFamily:
         repository = self.repositories.get(str(source))
         if repository is None:
             return folder
-        revision, small = self._revision(repository), self._small_files()
+        revision, small = self.revision(repository), self._small_files()
         cached = self._cached_weights(repository)
         sizes = {name: _bytes(self.build(folder, name, published=True)) for name in self.parts}
         safe, pickled = (
@@ -276,13 +287,14 @@ class PublishedFamily:
         cached = {}
         for name, part in self.parts.items():
             names = [f"{name}/{file}" for file in part.weights_files]
-            absent = missing_files(repository, names, self._revision(repository))
+            absent = missing_files(repository, names, self.revision(repository))
             if len(absent) == len(names):
                 return None
             cached[next(file for file in names if file not in absent)] = 0
         return cached
 
-    def _revision(self, repository: str) -> str:
+    def revision(self, repository: str) -> str:
+        """Commit of a repository, or "main"."""
         return self.revisions.get(repository, "main")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.data import data_path
+from helpers.models import Family
 from helpers.models.griffin_lim import GriffinLim
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.minilm import load_minilm
@@ -171,3 +172,14 @@ def load_pocket(folder: Path | None = None) -> LatentAudioModel:
         latent_shape=LATENT_SHAPE,
         guidance_scale=3.0,
     )
+
+
+def _load(source: str | Path, device: torch.device, dtype: torch.dtype) -> LatentAudioModel:
+    model = load_pocket()
+    for module in (model.unet, model.vae, model.vocoder):
+        module.to(device)
+    nn.Module.to(model.unet, dtype)  # diffusers' own `to` warns of nothing
+    return model
+
+
+FAMILY = Family({"pocket": None}, _load)

@@ -36,12 +36,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from helpers.models import ModelFileError
+
+INDEX = "model_index.json"  # of a folder in the layout of diffusers
 SHA256 = re.compile("[0-9a-f]{64}")
 Module = TypeVar("Module", bound=nn.Module)
-
-
-class ModelFileError(ValueError):
-    """A file of a model is missing, damaged or another one; the message says what to do."""
 
 
 def missing_files(repository: str, names: list[str], revision: str) -> list[str]:
@@ -143,6 +142,12 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ModelFileError(f"{path} holds no JSON object: delete it and download it again.")
     return content
+
+
+def class_name(folder: Path) -> str | None:
+    """Read what a folder in the layout of diffusers says that it is; None for another folder."""
+    path = folder / INDEX
+    return read_json(path).get("_class_name") if path.is_file() else None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

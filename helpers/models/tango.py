@@ -29,11 +29,13 @@ from transformers import (
 )
 
 from helpers.audio import HOP_LENGTH, N_FFT, N_FRAMES, N_MELS, SAMPLE_RATE
+from helpers.models import Family, ModelFileError
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.models.published import (
-    ModelFileError,
+    INDEX,
     assemble,
     check_disk,
+    class_name,
     fetch,
     missing_files,
     read_json,
@@ -118,7 +120,7 @@ STFT_CONFIG = {  # what helpers.audio computes
 VOCODER_CHANNELS = 1024
 MAIN, VAE = "pytorch_model_main.bin", "pytorch_model_vae.bin"
 CONFIGS = ["main_config.json", "vae_config.json", "stft_config.json"]
-INDEX, CLASS_NAME = "model_index.json", "Tango"  # of a converted folder
+CLASS_NAME = "Tango"  # of a converted folder
 SAFE_WEIGHTS = {
     "unet": "diffusion_pytorch_model.safetensors",
     "vae": "diffusion_pytorch_model.safetensors",
@@ -270,6 +272,11 @@ def is_at_hand(source: str | Path) -> bool:
 def revision(repository: str) -> str:
     """Revision of a hub repository that is used."""
     return REVISIONS.get(repository, "main")
+
+
+def holds(folder: Path) -> bool:
+    """Whether a folder holds the published files, or is one that :func:`convert` made."""
+    return (folder / CONFIGS[0]).is_file() or class_name(folder) == CLASS_NAME
 
 
 def _read_published(folder: Path, device: torch.device | str, dtype: torch.dtype) -> dict:
@@ -430,3 +437,6 @@ def _build_vocoder(channels: int) -> SpeechT5HifiGan:
 def _model(name: str, unet: nn.Module, **parts: object) -> LatentAudioModel:
     shape = (unet.config.in_channels, N_FRAMES // 4, N_MELS // 4)
     return LatentAudioModel(name, unet, latent_shape=shape, guidance_scale=3.0, **parts)
+
+
+FAMILY = Family(REPOSITORIES, load_tango, holds, blueprint, is_at_hand, revision)

@@ -22,8 +22,8 @@ from tiny_clap import (
 from transformers import BartConfig, BertConfig, RobertaConfig, RobertaModel
 
 from helpers.evaluation.clap import ClapError, load_clap
-from helpers.evaluation.clap_laion import DEFAULT_CHECKPOINT, REPOSITORY, REVISION, SUPERFLUOUS
-from helpers.models.published import ModelFileError
+from helpers.evaluation.clap.laion import DEFAULT_CHECKPOINT, REPOSITORY, REVISION, SUPERFLUOUS
+from helpers.models import ModelFileError
 
 WIDTH = 768  # the package's text projection takes no other
 

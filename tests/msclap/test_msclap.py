@@ -22,8 +22,8 @@ from tiny_clap import (
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from helpers.evaluation.clap import load_clap
-from helpers.evaluation.clap_msclap import REPOSITORY, REVISION, VERSIONS
-from helpers.models.published import ModelFileError
+from helpers.evaluation.clap.msclap import REPOSITORY, REVISION, VERSIONS
+from helpers.models import ModelFileError
 
 WIDTH = 768
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "rain", "on", "tin", "and"]

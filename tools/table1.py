@@ -1,4 +1,4 @@
-"""Compare methods: ``python -m helpers.evaluation``, which is ``make table1``.
+"""Compare methods: ``python -m tools.table1``, which is ``make table1``.
 
 Edits every pair with every method at every strength, scores the edits, and writes Table 1 and the
 paper's Figures 2 and 4.  Stopped at any moment, the same command goes on where it was.
@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from helpers.baselines import METHODS, Method, methods_for
+from helpers.editing.loading import load_model
 from helpers.evaluation.clap import load_clap
 from helpers.evaluation.experiment import Experiment, quick
 from helpers.evaluation.pairs import load_pairs
 from helpers.evaluation.report import write_report
-from helpers.models import load_model
 from helpers.models.latent_audio_model import OutOfMemory
 
 
@@ -112,7 +112,7 @@ def _name(options: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.evaluation", description="Compare editing methods by CLAP scores."
+        prog="python -m tools.table1", description="Compare editing methods by CLAP scores."
     )
     parser.add_argument("--model", default="pocket", help="base model (default: pocket)")
     parser.add_argument("--preset", help="the methods' settings (default: the model's, or paper)")

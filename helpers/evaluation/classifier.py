@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.audio import Clip
 from helpers.data import data_path
 from helpers.evaluation.audio_tower import AudioTower
-from helpers.pocket.vocabulary import LABELS
+from helpers.sounds.vocabulary import LABELS
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Run the lessons and store what they print: ``python -m helpers.lessons``, or ``make lessons``.
+"""Run the lessons and store what they print: ``python -m tools.lessons``, or ``make lessons``.
 
 A lesson is run whole, in order, with an empty cache, and stored with its outputs.  The box at its
 beginning gets the processor time it took, the memory its kernel held at most, and the date.
@@ -84,7 +84,7 @@ def fill_box(lesson: NotebookNode, computing: str, memory: str) -> None:
 
 def main() -> None:
     """Run the lessons whose numbers are given, or all of them, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.lessons", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.lessons", description=main.__doc__)
     parser.add_argument("numbers", nargs="*", help="00 01 …; all by default")
     numbers = parser.parse_args().numbers or ["[0-9][0-9]"]
     paths = sorted(path for number in numbers for path in LESSONS.glob(f"{number}_*.ipynb"))

@@ -1,4 +1,4 @@
-"""Measure the pocket model on data that no stage saw: ``python -m helpers.pocket report``.
+"""Measure the pocket model on data that no stage saw: ``python -m tools.pocket report``.
 
 Recordings are ESC-10's fold 5, foley is drawn from seeds that training never uses.  Each figure is
 written to ``data/pocket/report.json`` as soon as it is known, stamped with a fingerprint of all
@@ -22,16 +22,17 @@ from tqdm.auto import tqdm
 from helpers.audio import Clip, load_clip
 from helpers.data import data_path, load_registry
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.editing.nonrigid import PRESETS, NonRigidEdit
+from helpers.editing.nonrigid import NonRigidEdit
 from helpers.editing.optimisation import fingerprint
-from helpers.evaluation.clap import PocketClap
+from helpers.editing.presets import PRESETS
+from helpers.evaluation.clap.pocket import PocketClap
+from helpers.evaluation.classifier import name_sounds
 from helpers.evaluation.onsets import detect_onsets, onset_f1
 from helpers.models.pocket import load_pocket
-from helpers.pocket import foley
-from helpers.pocket.classifier import name_sounds
-from helpers.pocket.corpus import RECORDED_LABELS
-from helpers.pocket.dataset import HELD_OUT_SEED
-from helpers.pocket.vocabulary import LABELS, VOCABULARY
+from helpers.sounds import foley
+from helpers.sounds.vocabulary import LABELS, VOCABULARY
+from tools.pocket.corpus import RECORDED_LABELS
+from tools.pocket.dataset import HELD_OUT_SEED
 
 FOLD = 5
 PRESET = "pocket-noised"

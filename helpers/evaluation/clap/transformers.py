@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, ClapFeatureExtractor, ClapModel
 
 from helpers.evaluation.clap import ClapError
-from helpers.evaluation.clap_windows import WindowedClap
-from helpers.models.published import ModelFileError, check_sha256
+from helpers.evaluation.clap.windows import WindowedClap
+from helpers.models import ModelFileError, find_device
+from helpers.models.published import check_sha256
 
 DEFAULT_CHECKPOINT = "laion/clap-htsat-unfused"
 REVISIONS = {
@@ -50,7 +51,7 @@ class TransformersClap(WindowedClap):
 
     def __init__(self, checkpoint: str = DEFAULT_CHECKPOINT) -> None:
         self.name = f"transformers:{checkpoint}"
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = find_device()
         self.model = _load_model(checkpoint).to(self.device)
         revision = _revision(checkpoint)
         try:
@@ -84,6 +85,11 @@ class TransformersClap(WindowedClap):
             attention_mask=tokens["attention_mask"].to(self.device),
         )
         return features.pooler_output.float().cpu()
+
+
+def load(checkpoint: str = "") -> TransformersClap:
+    """Load a checkpoint of the hub or a folder, :data:`DEFAULT_CHECKPOINT` unless one is named."""
+    return TransformersClap(checkpoint or DEFAULT_CHECKPOINT)
 
 
 def _unreadable(checkpoint: str) -> ModelFileError:

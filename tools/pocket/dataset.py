@@ -21,8 +21,8 @@ from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
 from helpers.audio import log_mel
-from helpers.pocket.corpus import make_scene
-from helpers.pocket.vocabulary import compose
+from helpers.sounds.vocabulary import compose
+from tools.pocket.corpus import make_scene
 
 SHARD_SCENES = 500
 HELD_OUT_SEED = 9_000_000  # seeds from here on are never trained on

@@ -1,4 +1,4 @@
-"""Choose the pocket model's presets on dev: ``python -m helpers.pocket tune``, or ``make tune``.
+"""Choose the pocket model's presets on dev: ``python -m tools.pocket tune``, or ``make tune``.
 
 A *fit* is Steps 1 and 2 with one choice of settings; a *reading* is one η, guidance and start of
 Step 3, at one length of Step 2.  All fits are tried on 4 pairs, the best 4 on 12, the best 2 on 36.
@@ -23,7 +23,7 @@ from helpers.evaluation.judges import Listener
 from helpers.evaluation.layout import layout
 from helpers.evaluation.success import style_succeeded
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
-from helpers.pocket.cases import StyleCase
+from tools.pocket.cases import StyleCase
 
 STAGES = ((4, 12), (12, 4), (36, 2))  # pairs, and how many of the best fits are tried on them
 

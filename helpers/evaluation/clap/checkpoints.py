@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.models.published import ModelFileError
+from helpers.models import ModelFileError
 
 
 def read_checkpoint(path: Path, part: str) -> dict[str, Tensor]:

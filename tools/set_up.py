@@ -1,4 +1,4 @@
-"""Make the project's own environment: ``python3 helpers/set_up.py``, which is ``make setup``.
+"""Make the project's own environment: ``python3 tools/set_up.py``, which is ``make setup``.
 
 This runs before anything is installed, so it uses the standard library alone and a syntax that
 Python 3.6 can read: an old Python has to get far enough to be told that it is too old.

@@ -1,4 +1,4 @@
-"""What a model needs before anything is downloaded: disk, and GPU memory for each preset.
+"""Load a base model for a preset, and compute what that needs before anything is downloaded.
 
 Memory is computed from the model itself on the meta device: the weights by counting, what Step 2
 keeps for its gradients by running one forward pass without numbers.
@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from helpers.editing.finetuning import tunable
-from helpers.editing.nonrigid import PRESETS, EditSettings
+from helpers.editing.presets import PRESETS, EditSettings
+from helpers.editing.presets import preset as settings_of
+from helpers.models import find_device, find_family
 from helpers.models.latent_audio_model import LatentAudioModel
 
 # What no shape tells: CUDA's context, the kernels' workspaces and gaps between blocks of memory.
@@ -25,6 +28,48 @@ FULL_SIZE = ["paper", "t4", "fast"]  # presets for the published models
 
 class DeviceTooSmall(ValueError):
     """The device cannot hold what a preset needs; the message names one that fits."""
+
+
+def load_model(
+    name: str | Path = "pocket",
+    preset: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+) -> LatentAudioModel:
+    """Load a base model.
+
+    What a published model needs is computed and printed before anything is downloaded, and
+    whenever a preset is named; a device that cannot hold it is refused.
+
+    Parameters
+    ----------
+    name : str or Path
+        One of :func:`helpers.models.model_names`, or a folder that holds a model's published files,
+        or what :func:`helpers.models.tango.convert` saved.
+    preset : str, optional
+        Name of the settings it is for (:data:`helpers.editing.PRESETS`).
+    device : torch.device or str, optional
+        By default the GPU if there is one.
+    dtype : torch.dtype, optional
+        Of the UNet; by default the preset's on a GPU, else float32.
+
+    Raises
+    ------
+    ValueError
+        If there is no such model, preset or device.
+    ModelFileError
+        If a file of the model is missing, damaged or belongs to another model.
+    DeviceTooSmall
+        If the device's memory is too small for the preset, or for every preset.
+    """
+    family = find_family(name)
+    device = find_device(device)
+    settings = None if preset is None else settings_of(preset)
+    if dtype is None and device.type == "cpu":
+        dtype = torch.float32
+    if family.blueprint and (preset or not family.is_at_hand(name)):
+        check_device(family.blueprint(name), [preset] if preset else FULL_SIZE, device, dtype)
+    return family.load(name, device, dtype or (settings.dtype if settings else torch.float32))
 
 
 @dataclass(frozen=True)

@@ -1,32 +1,30 @@
 """Text CLAP and Audio CLAP (Sec. 3.2 of the paper) by any of four back ends.
 
 CLAP puts recordings and sentences into one space; scores are cosines in it.  Scores of different
-checkpoints are not comparable, so a score never travels without :attr:`Clap.name`.  The back ends
-are
+checkpoints are not comparable, so a score never travels without :attr:`Clap.name`.
 
-- ``pocket``: embedded, trained on the pocket model's sounds alone;
-- ``transformers``: LAION's checkpoints in their hub form, ``laion/clap-htsat-unfused`` by default;
-- ``laion-clap``: LAION's package, ``630k-audioset-best.pt`` by default;
-- ``msclap``: Microsoft's package, which the paper cites without naming the checkpoint.
-
-The two packages cannot share the default environment; their code is imported when they are asked
-for, not before.
+A back end is one file, whose ``load(checkpoint)`` gives a :class:`Clap`, and one line of
+:data:`BACK_ENDS`.  Two of them need packages that cannot share the default environment; a back
+end's code is imported when it is asked for, not before.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from helpers.audio import Clip
-from helpers.data import data_path
-from helpers.evaluation.audio_tower import PocketClapModel
-from helpers.models.minilm import load_minilm
+
+BACK_ENDS = {  # name: file
+    "pocket": "pocket",  # embedded, trained on the pocket model's sounds alone
+    "transformers": "transformers",  # LAION's checkpoints in their hub form
+    "laion-clap": "laion",  # LAION's package
+    "msclap": "msclap",  # Microsoft's package, which the paper cites
+}
 
 
 class ClapError(ValueError):
@@ -73,31 +71,6 @@ class Clap(ABC):
         return float(edited @ original)
 
 
-class PocketClap(Clap):
-    """The embedded CLAP: the whole padded 10.24 s window, deterministic.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        Where ``model.safetensors`` is; ``data/pocket/clap`` by default.
-    """
-
-    name = "pocket"
-
-    def __init__(self, folder: Path | None = None) -> None:
-        self.model = PocketClapModel().load(folder or data_path("pocket", "clap"))
-
-    @torch.no_grad()
-    def embed_audio(self, clips: Sequence[Clip]) -> Tensor:
-        """Projections of recordings, shape (clips, 256); see :meth:`Clap.embed_audio`."""
-        return self.model.embed_audio(torch.cat([clip.log_mel() for clip in clips]))
-
-    @torch.no_grad()
-    def embed_text(self, prompts: Sequence[str]) -> Tensor:
-        """Projections of sentences, shape (prompts, 256); see :meth:`Clap.embed_text`."""
-        return self.model.embed_text(load_minilm().sentence(list(prompts)))
-
-
 def load_clap(name: str = "pocket") -> Clap:
     """Load a CLAP back end, with its usual checkpoint or another.
 
@@ -122,7 +95,7 @@ def load_clap(name: str = "pocket") -> Clap:
     back_end, _, checkpoint = name.partition(":")
     if back_end not in BACK_ENDS:
         raise ValueError(f"There is no CLAP {name!r}: choose from {', '.join(BACK_ENDS)}.")
-    return BACK_ENDS[back_end](checkpoint)
+    return import_module(f"{__name__}.{BACK_ENDS[back_end]}").load(checkpoint)
 
 
 def require(package: str, environment: str) -> None:
@@ -132,35 +105,3 @@ def require(package: str, environment: str) -> None:
             f"The package {package} is not installed, and cannot share this environment: `make "
             f"setup-{environment}` makes .venv-{environment}, whose Python runs the same commands."
         )
-
-
-def _load_pocket(checkpoint: str) -> Clap:
-    if checkpoint:
-        raise ClapError("The pocket CLAP has one checkpoint: load it as 'pocket'.")
-    return PocketClap()
-
-
-def _load_transformers(checkpoint: str) -> Clap:
-    from helpers.evaluation.clap_transformers import DEFAULT_CHECKPOINT, TransformersClap
-
-    return TransformersClap(checkpoint or DEFAULT_CHECKPOINT)
-
-
-def _load_laion(checkpoint: str) -> Clap:
-    from helpers.evaluation.clap_laion import LaionClap
-
-    return LaionClap(Path(checkpoint) if checkpoint else None)
-
-
-def _load_msclap(checkpoint: str) -> Clap:
-    from helpers.evaluation.clap_msclap import DEFAULT_VERSION, MsClap
-
-    return MsClap(checkpoint or DEFAULT_VERSION)
-
-
-BACK_ENDS = {
-    "pocket": _load_pocket,
-    "transformers": _load_transformers,
-    "laion-clap": _load_laion,
-    "msclap": _load_msclap,
-}

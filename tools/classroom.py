@@ -1,4 +1,4 @@
-"""Student versions of the lessons: ``python -m helpers.classroom``, which is ``make student``.
+"""Student versions of the lessons: ``python -m tools.classroom``, which is ``make student``.
 
 A lesson holds its exercises' solutions and checks in nbgrader's convention.  Here nbgrader's own
 preprocessors take the solutions out, as ``nbgrader generate_assignment`` does, without a course
@@ -75,7 +75,7 @@ def write_student_versions(out: Path, lessons: Path = LESSONS) -> list[Path]:
 
 def main() -> None:
     """Write the student versions of all lessons."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.classroom", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.classroom", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=LESSONS.parent / "student")
     out = parser.parse_args().out
     try:

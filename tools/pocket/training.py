@@ -34,9 +34,9 @@ from helpers.models.pocket import (
     new_autoencoder,
     new_unet,
 )
-from helpers.pocket.dataset import HELD_OUT_SEED, Dataset, decode, draw_scenes, render
-from helpers.pocket.loop import Schedule, train
-from helpers.pocket.vocabulary import LABELS, compose
+from helpers.sounds.vocabulary import LABELS, compose
+from tools.pocket.dataset import HELD_OUT_SEED, Dataset, decode, draw_scenes, render
+from tools.pocket.loop import Schedule, train
 
 VAE_FRAMES = 256
 PROMINENCE_BINS, PROMINENCE_LIMIT = 9, 3.0

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from helpers.evaluation.clap import ClapError, require
-from helpers.evaluation.clap_checkpoints import read_checkpoint
-from helpers.evaluation.clap_windows import WindowedClap
-from helpers.models.published import ModelFileError, fetch
+from helpers.evaluation.clap.checkpoints import read_checkpoint
+from helpers.evaluation.clap.windows import WindowedClap
+from helpers.models import ModelFileError, find_device
+from helpers.models.published import fetch
 
 
 class Version(NamedTuple):
@@ -70,7 +71,7 @@ class MsClap(WindowedClap):
         file, size, text_encoder = VERSIONS[version]
         path = fetch(REPOSITORY, {file: size}, REVISION) / file
         weights = read_checkpoint(path, "model")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = find_device()
         try:
             self.wrapper = package.CLAP(path, version, use_cuda=self.device.type == "cuda")
         except OSError as error:
@@ -103,6 +104,11 @@ class MsClap(WindowedClap):
         )
         inputs = {key: tokens[key].to(self.device) for key in self.wrapper.token_keys}
         return functional.normalize(self.model.caption_encoder(inputs).float().cpu(), dim=-1)
+
+
+def load(checkpoint: str = "") -> MsClap:
+    """Load a version, :data:`DEFAULT_VERSION` unless one is named."""
+    return MsClap(checkpoint or DEFAULT_VERSION)
 
 
 def _import_package() -> ModuleType:

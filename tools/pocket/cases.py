@@ -20,8 +20,8 @@ from helpers.evaluation.layout import FEWEST_EVENTS, LEAST_RAW, MOST_EVENTS, raw
 from helpers.evaluation.oracles import CONTINUOUS, recorded_events, replace_events, take
 from helpers.evaluation.pairs import FOLEY_SECONDS, Pair
 from helpers.models.latent_audio_model import LatentAudioModel
-from helpers.pocket import foley
-from helpers.pocket.vocabulary import LABELS, VOCABULARY
+from helpers.sounds import foley
+from helpers.sounds.vocabulary import LABELS, VOCABULARY
 
 TARGETS_PER_RECORDING = 3
 TRIES = 4  # seeds of one pair of classes before the next pair's turn

@@ -1,4 +1,4 @@
-"""Check a base model on this machine: ``python -m helpers.models.verify tango``.
+"""Check a base model on this machine: ``python -m tools.verify tango``.
 
 Downloads the model if need be, compares its files with the hub's hashes, sends a foley clip of our
 own through autoencoder and vocoder, generates one prompt and takes ten steps each of Steps 1 and 2.
@@ -33,16 +33,13 @@ from helpers.data import data_path
 from helpers.editing.embedding import optimise_embedding
 from helpers.editing.finetuning import finetune
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.editing.nonrigid import PRESETS, EditSettings, preset
+from helpers.editing.loading import load_model
 from helpers.editing.objective import training_target
-from helpers.models import BUILDERS, load_model
-from helpers.models.audioldm import FILES as AUDIOLDM
-from helpers.models.audioldm2 import FILES as AUDIOLDM2
+from helpers.editing.presets import PRESETS, EditSettings, preset
+from helpers.models import find_family, model_names
 from helpers.models.latent_audio_model import LatentAudioModel, OutOfMemory
 from helpers.models.published import read_weights
-from helpers.models.tango import REPOSITORIES as TANGO
-from helpers.models.tango import revision as revision_of_tango
-from helpers.pocket.foley import synthesise
+from helpers.sounds.foley import synthesise
 
 STEPS = 10  # of Step 1 and of Step 2
 PROMPT = "Someone knocks on a wooden door."
@@ -137,7 +134,7 @@ def verify(
     Parameters
     ----------
     source : str
-        Name or folder, as for :func:`helpers.models.load_model`.
+        Name or folder, as for :func:`helpers.load_model`.
     folder : Path
         Where the report goes.
     preset_name : str
@@ -207,13 +204,13 @@ def _machine(model: LatentAudioModel, preset_name: str) -> list[tuple[str, str]]
 
 def _check_files(report: Report, source: str) -> None:
     """One row per file of weights; of a model from the hub also the commit."""
-    repository = (TANGO | AUDIOLDM.repositories | AUDIOLDM2.repositories).get(source)
+    family = find_family(source)
+    repository = family.names.get(source)
     if repository is None:
-        folder = data_path("pocket") if source in BUILDERS else Path(source)
+        folder = data_path(source) if source in family.names else Path(source)
         origin = "a local folder"
     else:
-        revisions = AUDIOLDM.revisions | AUDIOLDM2.revisions
-        wanted = revisions.get(repository, revision_of_tango(repository))
+        wanted = family.revision(repository)
         folder = Path(snapshot_download(repository, revision=wanted, local_files_only=True))
         origin = f"{repository}, commit {folder.name}"
     report.tables["Machine"].append(("weights from", origin))
@@ -351,9 +348,9 @@ def _row(cells: tuple[str, ...] | list[str]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.models.verify", description=__doc__.splitlines()[0]
+        prog="python -m tools.verify", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("model", help=f"a folder, or one of {', '.join(BUILDERS)}")
+    parser.add_argument("model", help=f"a folder, or one of {', '.join(model_names())}")
     parser.add_argument(
         "--preset", choices=PRESETS, default="t4", help="whose Step 2 and precision to try"
     )

@@ -1,8 +1,8 @@
 """Make and measure the pocket model.
 
-``python -m helpers.pocket [stage …] [--recipe cpu] [--folder DIR]
+``python -m tools.pocket [stage …] [--recipe cpu] [--folder DIR]
 [--minutes M]`` trains it, or
-the stages named; ``python -m helpers.pocket report`` measures the weights in ``data/pocket``.
+the stages named; ``python -m tools.pocket report`` measures the weights in ``data/pocket``.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import time
 from pathlib import Path
 
 from helpers.data import cache_folder
-from helpers.pocket import report
-from helpers.pocket.training import RECIPES, Trainer
+from tools.pocket import report
+from tools.pocket.training import RECIPES, Trainer
 
 
 def main() -> None:
     """Run the named stages, or all of them in order."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.pocket", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=main.__doc__)
     parser.add_argument("stages", nargs="*", help="corpus vae … unet, or report")
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "pocket-training")

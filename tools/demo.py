@@ -1,4 +1,4 @@
-"""Edit a recording with the quickstart lesson: ``python -m helpers.demo``, which is ``make demo``.
+"""Edit a recording with the quickstart lesson: ``python -m tools.demo``, which is ``make demo``.
 
 The lesson runs as it is, with papermill, and leaves what one needs to hear and see the edit.
 """
@@ -105,7 +105,7 @@ def report(out: Path) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m helpers.demo", description="Edit a recording with a sentence."
+        prog="python -m tools.demo", description="Edit a recording with a sentence."
     )
     parser.add_argument("--audio", type=Path, help="recording (default: a synthetic telephone)")
     parser.add_argument("--start", type=float, help="where to begin in a longer one, in seconds")

@@ -19,8 +19,8 @@ import soundfile
 
 from helpers.audio import CLIP_SAMPLES, CLIP_SECONDS, PEAK, SAMPLE_RATE
 from helpers.data import load_registry
-from helpers.pocket import foley
-from helpers.pocket.vocabulary import LABELS, RELATIONS, compose
+from helpers.sounds import foley
+from helpers.sounds.vocabulary import LABELS, RELATIONS, compose
 
 SOUNDS_PER_SCENE = {1: 0.5, 2: 0.44, 3: 0.06}
 FOREGROUND_METRES, BACKGROUND_METRES = (1, 8), (4, 25)

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from helpers.evaluation.clap import ClapError, require
-from helpers.evaluation.clap_checkpoints import read_checkpoint
-from helpers.evaluation.clap_windows import WindowedClap
-from helpers.models.published import ModelFileError, fetch
+from helpers.evaluation.clap.checkpoints import read_checkpoint
+from helpers.evaluation.clap.windows import WindowedClap
+from helpers.models import ModelFileError
+from helpers.models.published import fetch
 
 REPOSITORY = "lukewys/laion_clap"
 REVISION = "b3708341862f581175dba5c356a4ebf74a9b6651"
@@ -93,6 +94,11 @@ class LaionClap(WindowedClap):
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Projections of sentences, of which 77 tokens are read."""
         return torch.from_numpy(self.module.get_text_embedding(list(prompts)))
+
+
+def load(checkpoint: str = "") -> LaionClap:
+    """Load the checkpoint at a path, :data:`DEFAULT_CHECKPOINT` unless one is named."""
+    return LaionClap(Path(checkpoint) if checkpoint else None)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

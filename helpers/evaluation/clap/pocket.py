@@ -1,0 +1,47 @@
+"""The embedded CLAP, trained on the pocket model's sounds alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from helpers.audio import Clip
+from helpers.data import data_path
+from helpers.evaluation.audio_tower import PocketClapModel
+from helpers.evaluation.clap import Clap, ClapError
+from helpers.models.minilm import load_minilm
+
+
+class PocketClap(Clap):
+    """The embedded CLAP: the whole padded 10.24 s window, deterministic.
+
+    Parameters
+    ----------
+    folder : Path, optional
+        Where ``model.safetensors`` is; ``data/pocket/clap`` by default.
+    """
+
+    name = "pocket"
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.model = PocketClapModel().load(folder or data_path("pocket", "clap"))
+
+    @torch.no_grad()
+    def embed_audio(self, clips: Sequence[Clip]) -> Tensor:
+        """Projections of recordings, shape (clips, 256); see :meth:`Clap.embed_audio`."""
+        return self.model.embed_audio(torch.cat([clip.log_mel() for clip in clips]))
+
+    @torch.no_grad()
+    def embed_text(self, prompts: Sequence[str]) -> Tensor:
+        """Projections of sentences, shape (prompts, 256); see :meth:`Clap.embed_text`."""
+        return self.model.embed_text(load_minilm().sentence(list(prompts)))
+
+
+def load(checkpoint: str = "") -> PocketClap:
+    """Load it; it has one checkpoint, so none can be named."""
+    if checkpoint:
+        raise ClapError("The pocket CLAP has one checkpoint: load it as 'pocket'.")
+    return PocketClap()
