@@ -1,4 +1,4 @@
-"""Install the lessons on Google Colab without touching the torch and numpy that are there.
+"""Install the lessons on Google Colab without touching what its kernel and page are built on.
 
 Where Colab finds them stands in ``pyproject.toml`` and, since a notebook is opened alone, in every
 lesson too; ``python -m helpers.colab owner/name``, which is ``make colab``, writes it to all.
@@ -7,22 +7,26 @@ lesson too; ``python -m helpers.colab owner/name``, which is ``make colab``, wri
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, distribution, distributions, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+# Colab's kernel and page break if these are replaced; no dependency of ours may ask for it.
+KERNEL = ("ipython", "ipykernel", "ipywidgets", "jupyter_client", "tornado", "traitlets")
 KEPT = ("torch", "numpy", "transformers")
 ROOT = Path(__file__).resolve().parent.parent
-ADDRESSED = ("pyproject.toml", "README.md", "CITATION.cff", "notebooks/[0-9]*.ipynb")
+ADDRESSED = ("README.md", "CITATION.cff", "notebooks/[0-9]*.ipynb", "pyproject.toml")  # it last
 # GitHub's own rules for the names of owners and repositories.
 OWNER_AND_NAME = r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[\w.-]{1,100}(?<!\.git)"
+BADGE = re.compile(r"colab\.research\.google\.com/github/([\w-]+/[\w.-]+)/blob/main/notebooks/")
 
 
 class RepositoryError(ValueError):
@@ -32,7 +36,8 @@ class RepositoryError(ValueError):
 def install(folder: str | Path) -> list[str]:
     """Install the repository in ``folder``, and say whether the runtime has to be restarted.
 
-    Colab's own :data:`KEPT` stay as they are, unless they are older than the lessons need.
+    Colab's :data:`KERNEL` stays as it is, and so do :data:`KEPT` unless they are older than the
+    lessons need.
 
     Parameters
     ----------
@@ -50,20 +55,22 @@ def install(folder: str | Path) -> list[str]:
     subprocess.CalledProcessError
         If pip fails.
     """
-    before = _versions(_imported())
+    before = {each.name: each.version for each in distributions()}
     needed = _requirements(Path(folder))
-    kept = [
+    kept = [f"{name}=={number}" for name, number in _versions(KERNEL).items()]
+    kept += [
         f"{name}=={number}"
         for name, number in _versions(KEPT).items()
         if needed[name].specifier.contains(number, prereleases=True)
     ]
     with tempfile.TemporaryDirectory() as scratch:
         constraints = Path(scratch, "kept.txt")
-        constraints.write_text("\n".join(kept))
+        constraints.write_text("\n".join(kept), encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "install", "-q", "-c", str(constraints)]
         subprocess.run([*pip, "-e", str(folder)], check=True)
     after = _versions(before)
-    replaced = [name for name, number in before.items() if after.get(name) != number]
+    changed = [name for name, number in before.items() if after.get(name, number) != number]
+    replaced = sorted(filter(_is_imported, changed))
     if replaced:
         print(f"Restart the runtime and run the cells again: {', '.join(replaced)} changed.")
     else:
@@ -97,22 +104,56 @@ def move_to(new: str, root: Path = ROOT) -> list[Path]:
             f"{new!r} names no repository: give owner and name, as in REPO=owner/name for "
             "https://github.com/owner/name."
         )
-    address = re.compile(rf"(github(?:\.com)?/){re.escape(repository(root))}(?![\w-])")
+    paths = [path for pattern in ADDRESSED for path in sorted(root.glob(pattern))]
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    # A move that was cut short has left some files at another address than pyproject.toml's.
+    present = {repository(root)}.union(*(BADGE.findall(text) for text in texts.values()))
+    names = "|".join(map(re.escape, sorted(present)))
+    address = re.compile(rf"(github(?:\.com)?/)(?:{names})(?![\w-])")
     changed = []
-    for path in (path for pattern in ADDRESSED for path in sorted(root.glob(pattern))):
-        text = path.read_text(encoding="utf-8")
+    for path, text in texts.items():
         moved = address.sub(rf"\g<1>{new}", text)
         if moved != text:
-            path.write_text(moved, encoding="utf-8")
+            _replace(path, moved)
             changed.append(path)
     return changed
 
 
-def _imported() -> list[str]:
-    """Distributions of which the running kernel has imported something."""
-    distributions = packages_distributions()
-    modules = set(sys.modules) & set(distributions)
-    return sorted({name for module in modules for name in distributions[module]})
+def origin(root: Path = ROOT) -> str:
+    """Return the repository on GitHub that git calls origin, as ``owner/name``.
+
+    Raises
+    ------
+    RepositoryError
+        If there is no origin, or it is not on GitHub.
+    """
+    git = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        url = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        url = ""
+    found = re.search(r"\bgithub\.com[:/](?:\d+/)?([^/\s]+/[^/\s]+?)(?:\.git)?/?$", url)
+    if not found:
+        raise RepositoryError(
+            "git knows no origin of this clone on GitHub: say where the repository is, as in "
+            "REPO=owner/name for https://github.com/owner/name."
+        )
+    return found[1]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", newline="")
+    part.chmod(path.stat().st_mode)
+    os.replace(part, path)
+
+
+def _is_imported(name: str) -> bool:
+    """Tell whether the running kernel has imported a file of an installed distribution."""
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    found = distribution(name)
+    return any(str(found.locate_file(file)) in loaded for file in found.files or ())
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:
@@ -139,9 +180,10 @@ def _requirements(root: Path) -> dict[str, Requirement]:
 def main() -> None:
     """Write where the repository is into the project and its lessons."""
     parser = argparse.ArgumentParser(prog="python -m helpers.colab", description=main.__doc__)
-    parser.add_argument("repository", help="owner/name on GitHub")
+    parser.add_argument("repository", nargs="?", help="owner/name on GitHub; else git's origin")
+    asked = parser.parse_args().repository
     try:
-        changed = move_to(parser.parse_args().repository)
+        changed = move_to(origin() if asked is None else asked)
     except RepositoryError as error:
         sys.exit(str(error))
     print(f"{repository()} now stands in {len(changed)} more files.")
