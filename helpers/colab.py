@@ -1,4 +1,4 @@
-"""Install the lessons on Google Colab without touching the torch and numpy that are there."""
+"""Install the lessons on Google Colab without touching what its kernel and page are built on."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import PackageNotFoundError, distribution, distributions, version
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
+# Colab's kernel and page break if these are replaced; no dependency of ours may ask for it.
+KERNEL = ("ipython", "ipykernel", "ipywidgets", "jupyter_client", "tornado", "traitlets")
 KEPT = ("torch", "numpy", "transformers")
 
 
 def install(folder: str | Path) -> list[str]:
     """Install the repository in ``folder``, and say whether the runtime has to be restarted.
 
-    Colab's own :data:`KEPT` stay as they are, unless they are older than the lessons need.
+    Colab's :data:`KERNEL` stays as it is, and so do :data:`KEPT` unless they are older than the
+    lessons need.
 
     Parameters
     ----------
@@ -36,20 +39,22 @@ def install(folder: str | Path) -> list[str]:
     subprocess.CalledProcessError
         If pip fails.
     """
-    before = _versions(_imported())
+    before = {each.name: each.version for each in distributions()}
     needed = _requirements(Path(folder))
-    kept = [
+    kept = [f"{name}=={number}" for name, number in _versions(KERNEL).items()]
+    kept += [
         f"{name}=={number}"
         for name, number in _versions(KEPT).items()
         if needed[name].specifier.contains(number, prereleases=True)
     ]
     with tempfile.TemporaryDirectory() as scratch:
         constraints = Path(scratch, "kept.txt")
-        constraints.write_text("\n".join(kept))
+        constraints.write_text("\n".join(kept), encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "install", "-q", "-c", str(constraints)]
         subprocess.run([*pip, "-e", str(folder)], check=True)
     after = _versions(before)
-    replaced = [name for name, number in before.items() if after.get(name) != number]
+    changed = [name for name, number in before.items() if after.get(name, number) != number]
+    replaced = sorted(filter(_is_imported, changed))
     if replaced:
         print(f"Restart the runtime and run the cells again: {', '.join(replaced)} changed.")
     else:
@@ -57,11 +62,11 @@ def install(folder: str | Path) -> list[str]:
     return replaced
 
 
-def _imported() -> list[str]:
-    """Distributions of which the running kernel has imported something."""
-    distributions = packages_distributions()
-    modules = set(sys.modules) & set(distributions)
-    return sorted({name for module in modules for name in distributions[module]})
+def _is_imported(name: str) -> bool:
+    """Tell whether the running kernel has imported a file of an installed distribution."""
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    found = distribution(name)
+    return any(str(found.locate_file(file)) in loaded for file in found.files or ())
 
 
 def _versions(names: Iterable[str]) -> dict[str, str]:
@@ -75,11 +80,12 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _project(root: Path) -> dict:
+def project(root: Path) -> dict:
+    """Return the table ``project`` of a clone's ``pyproject.toml``."""
     return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 def _requirements(root: Path) -> dict[str, Requirement]:
     """Return what the project depends on, by name."""
-    requirements = map(Requirement, _project(root)["dependencies"])
+    requirements = map(Requirement, project(root)["dependencies"])
     return {requirement.name: requirement for requirement in requirements}

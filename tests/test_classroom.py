@@ -4,6 +4,7 @@ import copy
 import functools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,14 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
+from nbgrader.api import Gradebook
 from nbgrader.validator import Validator
+from traitlets.config import PyFileConfigLoader
 
-import helpers
+import helpers.models
+from tools import classroom
 from tools.classroom import ADVICE, LESSONS, TEXT_STUB, student_version, write_student_versions
+from tools.lessons import CELL_SECONDS
 
 PATHS = {path.stem: path for path in sorted(LESSONS.glob("[0-9]*.ipynb"))}
 NOTEBOOKS = {name: nbformat.read(path, as_version=4) for name, path in PATHS.items()}
@@ -129,8 +134,11 @@ def test_students_versions_never_overwrite_the_lessons(tmp_path):
         write_student_versions(tmp_path / "out")
 
 
-def test_student_version_differs_in_solutions_only(lesson):
-    for cell, student in zip(lesson.cells, student_version(lesson).cells, strict=True):
+def test_student_version_differs_in_solutions_and_badge_only(lesson):
+    first, *rest = zip(lesson.cells, student_version(lesson).cells, strict=True)
+    assert first[0].source.startswith(f"{first[1].source}\n\n[![Open in Colab]")
+    assert "colab" not in first[1].source
+    for cell, student in rest:
         assert cell.source == student.source or grading(cell)["solution"]
 
 
@@ -166,22 +174,130 @@ def test_nbgrader_validates_the_solutions(tmp_path):
     assert Validator().validate(str(tmp_path / "exercises.ipynb")) == {}
 
 
-def test_nbgrader_makes_an_assignment_of_a_lesson(tmp_path):
-    lesson = PATHS["00_quickstart"]
-    source = tmp_path / "source/quickstart"
-    source.mkdir(parents=True)
-    (source / lesson.name).write_bytes(lesson.read_bytes())
-    command = [sys.executable, "-m", "nbgrader", "generate_assignment", "quickstart"]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # finds alembic
-    environment = {**os.environ, "PATH": path}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+def nbgrader(course: Path, *arguments: str) -> None:
+    """Run nbgrader as from a shell in which the environment is not activated."""
+    folder = str(Path(sys.executable).parent)
+    path = [entry for entry in os.environ["PATH"].split(os.pathsep) if entry != folder]
+    environment = os.environ | {"PATH": os.pathsep.join(path)}
+    command = [sys.executable, "-m", "nbgrader", *arguments]
+    done = subprocess.run(command, cwd=course, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    released = nbformat.read(tmp_path / "release/quickstart" / lesson.name, as_version=4)
+
+
+@pytest.fixture
+def course(tmp_path) -> Path:
+    """A course's folder with our settings and one assignment: 00's Setup and its exercises."""
+    book = copy.deepcopy(NOTEBOOKS["00_quickstart"])
+    book.cells = [book.cells[0], *section(book, "Setup"), *section(book, "Exercises")]
+    (tmp_path / "source/quickstart").mkdir(parents=True)
+    nbformat.write(book, tmp_path / "source/quickstart/00_quickstart.ipynb")
+    shutil.copy(LESSONS.parent / "nbgrader_config.py", tmp_path)
+    nbgrader(tmp_path, "generate_assignment", "quickstart")
+    return tmp_path
+
+
+def test_nbgrader_makes_an_assignment_and_grades_what_comes_back(course):
+    name = "quickstart/00_quickstart.ipynb"
+    released = nbformat.read(course / "release" / name, as_version=4)
     assert graded_cells(released).keys() == graded_cells(NOTEBOOKS["00_quickstart"]).keys()
     assert "BEGIN SOLUTION" not in "".join(cell.source for cell in released.cells)
+
+    solved = exercises(NOTEBOOKS["00_quickstart"])
+    right = {name: solution.source for name, (solution, _) in solved.items()}
+    wrong = right | {"00-mix": "def mix(eta, target, optimised):\n    return target"}
+    for student, answers in {"empty": {}, "right": right, "wrong": wrong}.items():
+        submission = copy.deepcopy(released)
+        for grade, source in answers.items():
+            graded_cells(submission)[grade].source = source
+        path = course / "submitted" / student / name
+        path.parent.mkdir(parents=True)
+        nbformat.write(submission, path)
+    nbgrader(course, "autograde", "quickstart")
+    with Gradebook(f"sqlite:///{course}/gradebook.db") as gradebook:
+        submissions = gradebook.assignment_submissions("quickstart")
+        points = {s.student.id: s.score for s in submissions}
+    check = {name: grading(check)["points"] for name, (_, check) in solved.items()}
+    assert points == {
+        "empty": 0,
+        "right": sum(check.values()),
+        "wrong": sum(check.values()) - check["00-mix"],
+    }
+
+
+def test_nbgrader_gives_a_cell_the_time_that_lessons_take(monkeypatch):
+    """As long as when we run them; and outputs are awaited longer than a player takes to send."""
+    monkeypatch.setenv("PATH", "")
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(LESSONS.parent)).load_config()
+    assert config.Execute.timeout >= CELL_SECONDS
+    assert config.Execute.iopub_timeout >= 60
 
 
 def test_student_versions_are_written_beside_each_other(tmp_path):
     written = write_student_versions(tmp_path / "new" / "student")
     assert [path.stem for path in written] == list(PATHS)
     assert all(nbformat.read(path, as_version=4) for path in written)
+
+
+def test_student_versions_are_renewed_where_nobody_changed_them(tmp_path, monkeypatch):
+    written = write_student_versions(tmp_path)
+    texts = [path.read_text() for path in written]
+    assert write_student_versions(tmp_path) == written
+    monkeypatch.setattr(classroom, "CODE_STUB", "raise NotImplementedError('today')")
+    write_student_versions(tmp_path)
+    assert all("today" in path.read_text() for path in written)
+    assert [path.read_text() for path in written] != texts
+
+
+def answer(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    next(iter(exercises(book).values()))[0].source = "answer = 42"
+    nbformat.write(book, path)
+
+
+def run_it(path: Path) -> None:
+    book = nbformat.read(path, as_version=4)
+    book.cells[4].execution_count = 1
+    nbformat.write(book, path)
+
+
+@pytest.mark.parametrize("work", [answer, run_it, lambda p: p.write_text(""), Path.touch])
+@pytest.mark.parametrize("before", [True, False], ids=["ours", "not ours"])
+def test_a_students_work_is_never_overwritten(tmp_path, work, before, monkeypatch):
+    """Whether the file was written here or put there, and whatever of it was changed."""
+    written = write_student_versions(tmp_path)
+    if not before:
+        (tmp_path / classroom.RECORD).unlink()
+    work(written[3])
+    texts = {path: path.read_text() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(classroom, "CODE_STUB", "raise NotImplementedError('today')")
+    if work is Path.touch and before:
+        write_student_versions(tmp_path)  # saved without a change: ours still
+        return
+    with pytest.raises(ValueError, match=r"may hold someone's answers: move it away") as error:
+        write_student_versions(tmp_path)
+    assert "\n" not in str(error.value)
+    if before:
+        assert str(written[3]) in str(error.value)
+    assert {path: path.read_text() for path in tmp_path.iterdir()} == texts
+
+
+def test_writing_cut_short_is_completed_by_the_next(tmp_path, monkeypatch):
+    replace, left = classroom._replace, iter(range(4))
+
+    def cut_short(path, text):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(path, text)
+
+    monkeypatch.setattr(classroom, "_replace", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        write_student_versions(tmp_path)
+    monkeypatch.setattr(classroom, "_replace", replace)
+    assert len(write_student_versions(tmp_path)) == len(PATHS)
+
+
+def test_the_command_says_why_it_does_not_write(tmp_path, monkeypatch):
+    (tmp_path / "00_quickstart.ipynb").write_text("my answers")
+    monkeypatch.setattr("sys.argv", ["classroom", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit, match="may hold someone's answers"):
+        classroom.main()

@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import hashlib
+import json
+import os
+import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -26,10 +31,12 @@ LESSONS = Path(__file__).resolve().parent.parent / "notebooks"
 ADVICE = "Write your answer here, then run this cell and the check below."
 CODE_STUB = f'raise NotImplementedError("{ADVICE}")'
 TEXT_STUB = "*Write your answer here.*"
+RECORD = ".written.json"  # hashes of what was written, by file name
+BADGE = re.compile(r"\n\n\[!\[Open in Colab\][^\n]*")  # opens the lesson, with its solutions
 
 
 def student_version(lesson: NotebookNode) -> NotebookNode:
-    """Return a lesson without solutions and outputs, its checks locked.
+    """Return a lesson without solutions, outputs and Colab badge, its checks locked.
 
     Parameters
     ----------
@@ -52,6 +59,7 @@ def student_version(lesson: NotebookNode) -> NotebookNode:
     )
     for preprocessor in preprocessors:
         student, _ = preprocessor.preprocess(student, {})
+    student.cells[0].source = BADGE.sub("", student.cells[0].source)
     return student
 
 
@@ -61,16 +69,42 @@ def write_student_versions(out: Path, lessons: Path = LESSONS) -> list[Path]:
     Raises
     ------
     ValueError
-        If they would overwrite the lessons, or ``out`` is a file.
+        If they would overwrite the lessons or a file that is not as it was written here, which
+        may hold a student's answers, or if ``out`` is a file; nothing is written.
     """
     if out.resolve() == lessons.resolve() or out.is_file():
         raise ValueError(f"Students' versions cannot be written to {out}: name another folder.")
-    out.mkdir(parents=True, exist_ok=True)
-    written = []
+    record = out / RECORD
+    written = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    texts = {}
     for path in sorted(lessons.glob("[0-9]*.ipynb")):
-        nbformat.write(student_version(nbformat.read(path, as_version=4)), out / path.name)
-        written.append(out / path.name)
-    return written
+        student = student_version(nbformat.read(path, as_version=4))
+        texts[out / path.name] = nbformat.writes(student) + "\n"
+    for path, text in texts.items():
+        if path.exists() and _hash(path.read_text(encoding="utf-8")) not in {
+            written.get(path.name),
+            _hash(text),
+        }:
+            raise ValueError(
+                f"{path} is not as it was written here and may hold someone's answers: move it "
+                "away, or name another folder with OUT=."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        _replace(path, text)
+    _replace(record, json.dumps({path.name: _hash(text) for path, text in texts.items()}, indent=1))
+    return list(texts)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
 
 
 def main() -> None:
@@ -81,7 +115,7 @@ def main() -> None:
     try:
         print(f"{len(write_student_versions(out))} lessons without solutions in {out}")
     except ValueError as error:
-        parser.error(str(error))
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

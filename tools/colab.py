@@ -7,15 +7,19 @@ lesson too.
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
+from helpers.colab import project
+
 ROOT = Path(__file__).resolve().parent.parent
-ADDRESSED = ("pyproject.toml", "README.md", "CITATION.cff", "notebooks/[0-9]*.ipynb")
+ADDRESSED = ("README.md", "CITATION.cff", "notebooks/[0-9]*.ipynb", "pyproject.toml")  # it last
 # GitHub's own rules for the names of owners and repositories.
 OWNER_AND_NAME = r"[A-Za-z0-9](?:-?[A-Za-z0-9]){0,38}/(?!\.{1,2}$)[\w.-]{1,100}(?<!\.git)"
+BADGE = re.compile(r"colab\.research\.google\.com/github/([\w-]+/[\w.-]+)/blob/main/notebooks/")
 
 
 class RepositoryError(ValueError):
@@ -24,8 +28,8 @@ class RepositoryError(ValueError):
 
 def repository(root: Path = ROOT) -> str:
     """Where the project says that its repository is, as ``owner/name``."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project["urls"]["Repository"].removeprefix("https://github.com/")
+    urls = project(root)["urls"]
+    return urls["Repository"].removeprefix("https://github.com/")
 
 
 def move_to(new: str, root: Path = ROOT) -> list[Path]:
@@ -48,23 +52,58 @@ def move_to(new: str, root: Path = ROOT) -> list[Path]:
             f"{new!r} names no repository: give owner and name, as in REPO=owner/name for "
             "https://github.com/owner/name."
         )
-    address = re.compile(rf"(github(?:\.com)?/){re.escape(repository(root))}(?![\w-])")
+    paths = [path for pattern in ADDRESSED for path in sorted(root.glob(pattern))]
+    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    # A move that was cut short has left some files at another address than pyproject.toml's.
+    present = {repository(root)}.union(*(BADGE.findall(text) for text in texts.values()))
+    names = "|".join(map(re.escape, sorted(present)))
+    address = re.compile(rf"(github(?:\.com)?/)(?:{names})(?![\w-])")
     changed = []
-    for path in (path for pattern in ADDRESSED for path in sorted(root.glob(pattern))):
-        text = path.read_text(encoding="utf-8")
+    for path, text in texts.items():
         moved = address.sub(rf"\g<1>{new}", text)
         if moved != text:
-            path.write_text(moved, encoding="utf-8")
+            _replace(path, moved)
             changed.append(path)
     return changed
+
+
+def origin(root: Path = ROOT) -> str:
+    """Return the repository on GitHub that git calls origin, as ``owner/name``.
+
+    Raises
+    ------
+    RepositoryError
+        If there is no origin, or it is not on GitHub.
+    """
+    git = ["git", "-C", str(root), "remote", "get-url", "origin"]
+    try:
+        url = subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        url = ""
+    found = re.search(r"\bgithub\.com[:/](?:\d+/)?([^/\s]+/[^/\s]+?)(?:\.git)?/?$", url)
+    if not found:
+        raise RepositoryError(
+            "git knows no origin of this clone on GitHub: say where the repository is, as in "
+            "REPO=owner/name for https://github.com/owner/name."
+        )
+    return found[1]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8", newline="")
+    part.chmod(path.stat().st_mode)
+    os.replace(part, path)
 
 
 def main() -> None:
     """Write where the repository is into the project and its lessons."""
     parser = argparse.ArgumentParser(prog="python -m tools.colab", description=main.__doc__)
-    parser.add_argument("repository", help="owner/name on GitHub")
+    parser.add_argument("repository", nargs="?", help="owner/name on GitHub; else git's origin")
+    asked = parser.parse_args().repository
     try:
-        changed = move_to(parser.parse_args().repository)
+        changed = move_to(origin() if asked is None else asked)
     except RepositoryError as error:
         sys.exit(str(error))
     print(f"{repository()} now stands in {len(changed)} more files.")

@@ -95,7 +95,7 @@ def without_widgets(path: Path) -> nbformat.NotebookNode:
 
 def report(out: Path) -> None:
     """Print the scores of the edit, and where things are."""
-    scores = json.loads((out / "scores.json").read_text())
+    scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
     text, audio = scores["text_clap"], scores["audio_clap"]
     print(f"“{scores['prompt']}”, η = {scores['eta']:g}, {scores['clap']} CLAP")
     print(f"Text CLAP  {text:.3f}\nAudio CLAP {audio:.3f}\nsum        {text + audio:.3f}")

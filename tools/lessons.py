@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import resource
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -43,6 +42,8 @@ def run_lesson(path: Path) -> str:
     nbclient.exceptions.CellExecutionError
         If a cell fails; the file is left as it was.
     """
+    import resource  # which Windows lacks
+
     lesson = nbformat.read(path, as_version=4)
     os.environ.pop("MPLBACKEND", None)  # the kernel's own backend stores figures
     execute = ExecutePreprocessor(timeout=CELL_SECONDS, kernel_name="python3", record_timing=False)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-from IPython.display import HTML
 
 from helpers.audio import SAMPLE_RATE, Clip, match_loudness
+
+if TYPE_CHECKING:
+    from IPython.display import HTML
 
 HEADROOM = 0.85  # highest peak before compression, which raises peaks by a few per cent
 
@@ -31,6 +34,8 @@ def players(clips: list[Clip], titles: list[str] | None = None) -> HTML:
     ValueError
         If there are no clips, or not as many titles as clips.
     """
+    from IPython.display import HTML  # figures and commands need no notebook
+
     titles = checked_titles(clips, titles)
     waveforms = [clip.waveform for clip in match_loudness(clips)]
     gain = HEADROOM / max(HEADROOM, *(np.abs(waveform).max() for waveform in waveforms))

@@ -223,7 +223,7 @@ def convert(source: str | Path, folder: str | Path, dtype: torch.dtype = torch.f
     text.tokenizer.save_pretrained(folder / "tokenizer")
     model.noise_schedule.save_pretrained(folder / "scheduler")
     index = json.dumps({"_class_name": CLASS_NAME, "source": str(source)})
-    (folder / INDEX).write_text(f"{index}\n")  # last: the folder is whole
+    (folder / INDEX).write_text(f"{index}\n", encoding="utf-8")  # last: the folder is whole
     return folder
 
 
