@@ -78,6 +78,8 @@ def load_sweep(name: str, folder: Path = FOLDER) -> Sweep:
     ------
     SweepError
         If there is no such sweep, or it has not been computed.
+
+    Lesson: 02.
     """
     check_name(name)
     if not table_path(name, folder).exists():
@@ -104,6 +106,8 @@ def measure(name: str, model: LatentAudioModel, point: Row) -> Row:
     ------
     SweepError
         If there is no such sweep.
+
+    Lesson: 02.
     """
     check_name(name)
     points, measure_point = SWEEPS[name]

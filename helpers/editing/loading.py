@@ -61,6 +61,8 @@ def load_model(
         If a file of the model is missing, damaged or belongs to another model.
     DeviceTooSmall
         If the device's memory is too small for the preset, or for every preset.
+
+    Lesson: 00.
     """
     family = find_family(name)
     device = find_device(device)

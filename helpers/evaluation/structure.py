@@ -66,6 +66,8 @@ def log_spectral_distance(source: Clip, edit: Clip, mask: np.ndarray | None = No
     ------
     StructureError
         As :func:`envelope_correlation`.
+
+    Lesson: 05.
     """
     frames = kept_frames(source, edit, mask)
     levels = [20 / np.log(10) * clip.log_mel()[0, 0].numpy()[frames] for clip in (source, edit)]
