@@ -121,8 +121,6 @@ def finetune(
     ------
     CheckpointError, DivergenceError, OutOfMemory
         See :func:`helpers.editing.optimisation.optimise`.
-
-    Lesson: 03.
     """
     precision = model.dtype
 
@@ -161,10 +159,7 @@ def finetune(
 def tunable(
     unet: nn.Module, lora_rank: int | None, lora_targets: tuple[str, ...] = LORA_TARGETS
 ) -> Iterator[dict[str, nn.Parameter]]:
-    """Parameters whose ``.data`` may be replaced; on leaving, the UNet is exactly as before.
-
-    Lesson: 07.
-    """
+    """Parameters whose ``.data`` may be replaced; on leaving, the UNet is exactly as before."""
     if hasattr(unet, "peft_config"):
         raise RuntimeError(
             "Another fine-tuning of this model is switched on: leave its `with` block first."
