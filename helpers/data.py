@@ -48,6 +48,8 @@ def data_path(*parts: str) -> Path:
     ------
     DataError
         If there is no such file or folder.
+
+    Lesson: 08.
     """
     if not DATA.is_dir():
         raise DataError(
@@ -68,6 +70,8 @@ def cache_folder(path: str | Path | None = None) -> Path:
     path : str or Path, optional
         Another folder, for instance one that outlives the runtime (Google Drive on Colab).  Without
         it, the one that ``AUDIO_EDITING_CACHE`` names, or the user's cache folder.
+
+    Lesson: 00.
     """
     named = path or os.environ.get(CACHE_VARIABLE) or pooch.os_cache("audio-editing")
     return Path(named).expanduser()

@@ -49,10 +49,6 @@ ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Row = dict[str, float | int | str]
 
 
-class SweepError(ValueError):
-    """A sweep that does not exist or has not been computed; the message says what to do."""
-
-
 @dataclass(frozen=True)
 class Sweep:
     """A stored sweep.
@@ -76,12 +72,14 @@ def load_sweep(name: str, folder: Path = FOLDER) -> Sweep:
 
     Raises
     ------
-    SweepError
+    ValueError
         If there is no such sweep, or it has not been computed.
+
+    Lesson: 02.
     """
     check_name(name)
     if not table_path(name, folder).exists():
-        raise SweepError(f"{table_path(name, folder)} is missing: compute it with `make sweeps`.")
+        raise ValueError(f"{table_path(name, folder)} is missing: compute it with `make sweeps`.")
     return Sweep(name, read_rows(table_path(name, folder)))
 
 
@@ -102,8 +100,10 @@ def measure(name: str, model: LatentAudioModel, point: Row) -> Row:
 
     Raises
     ------
-    SweepError
+    ValueError
         If there is no such sweep.
+
+    Lesson: 02.
     """
     check_name(name)
     points, measure_point = SWEEPS[name]
@@ -112,9 +112,9 @@ def measure(name: str, model: LatentAudioModel, point: Row) -> Row:
 
 
 def check_name(name: str) -> None:
-    """Raise a SweepError that names the sweeps there are, unless this is one of them."""
+    """Raise a ValueError that names the sweeps there are, unless this is one of them."""
     if name not in SWEEPS:
-        raise SweepError(f"There is no sweep {name!r}: choose from {', '.join(SWEEPS)}.")
+        raise ValueError(f"There is no sweep {name!r}: choose from {', '.join(SWEEPS)}.")
 
 
 def table_path(name: str, folder: Path = FOLDER) -> Path:

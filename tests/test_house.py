@@ -1,9 +1,11 @@
 """The house: floors of modules, arrows that only lead down, and nothing that no lesson reaches."""
 
 import ast
+import inspect
 import json
 import re
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,42 @@ def test_contributing_names_the_floors():
         "`audio`, `data`, `storage` → `sounds`, `display` → `models` → `editing` → `pairs` → "
         "`methods` → `evaluation` → `comparison`" in text
     )
+
+
+# docstrings
+
+UNNAMED = {  # modules whose docstrings name no lesson yet
+    "helpers.audio",
+    "helpers.display.players",
+    "helpers.display.uploads",
+    "helpers.editing.finetuning",
+    "helpers.editing.optimisation",
+    *(name for name in FILES if floor(name) in (4, 5)),
+    *(f"helpers.evaluation.{name}" for name in ("experiment", "report", "scores", "selection")),
+    "helpers.evaluation.table",
+}
+
+
+def introduced(lesson: Path) -> set[tuple[str, str]]:
+    """Module and name of every function and class of ours that a lesson imports."""
+    found = set()
+    for node in ast.walk(ast.parse(code_of(lesson))):
+        if isinstance(node, ast.ImportFrom) and node.module in FILES:
+            module = import_module(node.module)
+            described = [getattr(module, alias.name) for alias in node.names]
+            found |= {(d.__module__, d.__name__) for d in described if callable(d)}
+    return found
+
+
+INTRODUCED = sorted(set().union(*map(introduced, LESSONS)))
+
+
+@pytest.mark.parametrize(("module", "name"), [i for i in INTRODUCED if i[0] not in UNNAMED])
+def test_docstrings_name_the_lesson_that_introduces_them(module, name):
+    text = inspect.getdoc(getattr(import_module(module), name))
+    [number] = re.findall(r"^Lesson: (\d\d)\.$", text, re.M)
+    [lesson] = [path for path in LESSONS if path.name.startswith(number)]
+    assert re.search(rf"\b{name}\b", lesson.read_text(encoding="utf-8")), f"not in {lesson.name}"
 
 
 # the face

@@ -9,6 +9,7 @@ from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
 from helpers.data import DATA
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.evaluation.classifier import sound_probabilities
+from helpers.models import find_device
 from helpers.models.minilm import _check_weights, load_minilm
 from helpers.models.pocket import coordinates, new_unet
 from helpers.sounds import foley
@@ -97,6 +98,25 @@ def test_an_unknown_model_is_named():
 def test_a_device_that_is_not_there_is_named(device):
     with pytest.raises(ValueError, match=f"The device '{device}' cannot be used here: take"):
         load_model("pocket", device=device)
+
+
+@pytest.mark.parametrize(
+    ("cuda", "mps", "default", "there"),
+    [
+        (False, False, "cpu", r"take cpu \(there is no GPU\)"),
+        (True, False, "cuda", "take cuda or cpu"),
+        (False, True, "cpu", "take mps or cpu"),
+        (True, True, "cuda", "take cuda or mps or cpu"),
+    ],
+)
+def test_a_gpu_of_nvidia_is_the_default_and_each_device_is_named(
+    monkeypatch, cuda, mps, default, there
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert find_device() == torch.device(default)
+    with pytest.raises(ValueError, match=there):
+        find_device("gpu")
 
 
 def test_the_weights_fit_the_repository():

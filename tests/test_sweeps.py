@@ -9,7 +9,7 @@ from tiny import tiny_model
 
 from helpers import sweeps
 from helpers.editing.presets import preset
-from helpers.sweeps import SWEEPS, SweepError, load_sweep, measure
+from helpers.sweeps import SWEEPS, load_sweep, measure
 from tools import sweeps as command
 from tools.sweeps import is_fresh, run
 
@@ -152,9 +152,9 @@ def test_rows_of_another_model_are_made_anew(counting, model, tmp_path):
 
 
 def test_unknown_and_missing_sweeps_are_refused_in_one_sentence(tmp_path):
-    with pytest.raises(SweepError, match="no sweep 'step9': choose from step1, step2"):
+    with pytest.raises(ValueError, match="no sweep 'step9': choose from step1, step2"):
         load_sweep("step9")
-    with pytest.raises(SweepError, match="compute it with `make sweeps`"):
+    with pytest.raises(ValueError, match="compute it with `make sweeps`"):
         load_sweep("step1", tmp_path)
 
 

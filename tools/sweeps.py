@@ -24,7 +24,6 @@ from helpers.sweeps import (
     FOLDER,
     SWEEPS,
     Row,
-    SweepError,
     check_name,
     load_sweep,
     measure,
@@ -51,7 +50,7 @@ def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FO
 
     Raises
     ------
-    SweepError
+    ValueError
         If there is no such sweep.
     """
     check_name(name)
@@ -113,7 +112,7 @@ def main() -> None:
     try:
         for name in names:
             check_name(name)
-    except SweepError as error:
+    except ValueError as error:
         sys.exit(str(error))
     for name in names:
         run(name, load_pocket())

@@ -37,6 +37,8 @@ def spectrograms(clips: list[Clip], titles: list[str] | None = None) -> Figure:
     ------
     ValueError
         If there are no clips, or not as many titles as clips.
+
+    Lesson: 00.
     """
     titles = checked_titles(clips, titles)
     frames = max(clip.frames for clip in clips)
@@ -74,6 +76,8 @@ class Strengths:
     values : sequence of float
     edits : sequence of Clip
         One per value.
+
+    Lesson: 04.
     """
 
     title: str
@@ -97,6 +101,8 @@ def strength_grid(source: Clip, methods: Sequence[Strengths]) -> Figure:
     ------
     ValueError
         If there are no methods, or a method has not as many edits as strengths.
+
+    Lesson: 04.
     """
     if not methods or not all(method.edits for method in methods):
         raise ValueError("There are no edits to show: give at least one method with one edit.")
@@ -153,6 +159,8 @@ class Curves:
     scores : mapping of str to np.ndarray
         By the score's name an array of shape (3, strengths): low end of the interval, mean, high
         end.
+
+    Lesson: 06.
     """
 
     title: str
@@ -176,6 +184,8 @@ def strength_curves(panels: Mapping[str, Sequence[Curves]]) -> Figure:
     ------
     ValueError
         If there are no curves.
+
+    Lesson: 06.
     """
     titles = list(dict.fromkeys(c.title for curves in panels.values() for c in curves))
     if not titles:

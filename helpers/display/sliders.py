@@ -56,6 +56,8 @@ def explore(
     ------
     ValueError
         If there is no slider, or one begins with a value that it does not offer.
+
+    Lesson: 04.
     """
     if not sliders:
         raise ValueError("There is no slider to move: give at least one.")

@@ -82,6 +82,8 @@ def optimise_embedding(
     ------
     CheckpointError, DivergenceError, OutOfMemory
         See :func:`helpers.editing.optimisation.optimise`.
+
+    Lesson: 02.
     """
     parameters = [e.requires_grad_() for e in target.detach().embeddings]
     for parameter, attended in zip(parameters, target.embedding_masks, strict=True):

@@ -21,7 +21,10 @@ class MaskError(ValueError):
 
 @dataclass(frozen=True)
 class Gap:
-    """The part of a recording to be filled, from ``start`` to ``end`` in seconds."""
+    """The part of a recording to be filled, from ``start`` to ``end`` in seconds.
+
+    Lesson: 05.
+    """
 
     start: float
     end: float
@@ -48,7 +51,10 @@ class Gap:
 
 
 def sample_mask(clip: Clip, gap: Gap) -> np.ndarray:
-    """Bool, shape (samples,), 1 where the recording is kept; raises as :meth:`Gap.samples`."""
+    """Bool, shape (samples,), 1 where the recording is kept; raises as :meth:`Gap.samples`.
+
+    Lesson: 05.
+    """
     mask = np.ones(len(clip.waveform), dtype=bool)
     mask[gap.samples(clip)] = False
     return mask
@@ -68,6 +74,8 @@ def latent_mask(clip: Clip, gap: Gap, latent_frames: int) -> Tensor:
     ------
     MaskError
         As :meth:`Gap.samples`, and if no frame is left.
+
+    Lesson: 05.
     """
     part = gap.samples(clip)
     samples_per_frame = CLIP_SAMPLES // latent_frames
@@ -82,7 +90,10 @@ def latent_mask(clip: Clip, gap: Gap, latent_frames: int) -> Tensor:
 
 
 def blank(clip: Clip, gap: Gap) -> Clip:
-    """Return the clip with silence in the gap; raises as :meth:`Gap.samples`."""
+    """Return the clip with silence in the gap; raises as :meth:`Gap.samples`.
+
+    Lesson: 05.
+    """
     return Clip(clip.waveform * sample_mask(clip, gap), clip.name)
 
 
@@ -106,6 +117,8 @@ def paste(source: Clip, generated: Clip, gap: Gap, crossfade_seconds: float = 0.
     ------
     MaskError
         As :meth:`Gap.samples`.
+
+    Lesson: 05.
     """
     part = gap.samples(source)
     observed = source.waveform

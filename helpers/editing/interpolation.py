@@ -86,6 +86,8 @@ def interpolate(optimised: Conditioning, target: Conditioning, eta: float) -> Co
     ------
     ValueError
         If η is not a number from −0.5 to 1.5.
+
+    Lesson: 04.
     """
     check_eta(eta)
     pairs = zip(target.embeddings, optimised.embeddings, strict=True)
@@ -134,6 +136,8 @@ def sample(
         If ``strength`` is below 1 and there is no source.
     OutOfMemory
         If the GPU's memory is too small.
+
+    Lesson: 01.
     """
     if settings.strength < 1 and source is None:
         raise ValueError("A strength below 1 starts from the source: give its latent.")

@@ -26,10 +26,6 @@ OVERHEAD = 1_000_000_000  # bytes
 FULL_SIZE = ["paper", "t4", "fast"]  # presets for the published models
 
 
-class DeviceTooSmall(ValueError):
-    """The device cannot hold what a preset needs; the message names one that fits."""
-
-
 def load_model(
     name: str | Path = "pocket",
     preset: str | None = None,
@@ -56,11 +52,12 @@ def load_model(
     Raises
     ------
     ValueError
-        If there is no such model, preset or device.
+        If there is no such model, preset or device, or the device's memory is too small for the
+        preset, or for every preset.
     ModelFileError
         If a file of the model is missing, damaged or belongs to another model.
-    DeviceTooSmall
-        If the device's memory is too small for the preset, or for every preset.
+
+    Lesson: 00.
     """
     family = find_family(name)
     device = find_device(device)
@@ -145,7 +142,7 @@ def check_device(
 
     Raises
     ------
-    DeviceTooSmall
+    ValueError
         If none fits; the message names a preset that does.
     """
     needed = {name: _total(model, name, dtype) for name in presets}
@@ -165,7 +162,7 @@ def check_device(
     else:
         advice = "use a larger device, or load_model('pocket')"
     least = min(needed, key=needed.get)
-    raise DeviceTooSmall(
+    raise ValueError(
         f"{model.name} with the preset {least!r} needs about {_gigabytes(needed[least])} and "
         f"the device {str(device)!r} has {_gigabytes(available)}: {advice}."
     )

@@ -44,6 +44,8 @@ class NonRigidEdit:
     ------
     PromptError, MaskError, ValueError
         For an empty prompt, a gap that does not fit, an unknown preset; before any work.
+
+    Lesson: 00.
     """
 
     def __init__(

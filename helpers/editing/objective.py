@@ -32,6 +32,8 @@ def training_target(
     ------
     ValueError
         For another prediction type.
+
+    Lesson: 02.
     """
     match noise_schedule.config.prediction_type:
         case "epsilon":
@@ -76,6 +78,8 @@ def reconstruction_loss(
     -------
     torch.Tensor
         Scalar.
+
+    Lesson: 02.
     """
     schedule = model.noise_schedule
     timesteps = torch.randint(

@@ -78,7 +78,10 @@ PRESETS = {
 
 
 def preset(name: str) -> EditSettings:
-    """Return one of :data:`PRESETS`; raise a ValueError for another name."""
+    """Return one of :data:`PRESETS`; raise a ValueError for another name.
+
+    Lesson: 00.
+    """
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}: choose from {', '.join(PRESETS)}.")
     return PRESETS[name]

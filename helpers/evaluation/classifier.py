@@ -28,11 +28,17 @@ def load_classifier(folder: Path | None = None) -> AudioTower:
 
 @torch.no_grad()
 def sound_probabilities(clips: Sequence[Clip]) -> Tensor:
-    """Probability of each of the 26 sounds, float32, shape (clips, 26), 0…1 each."""
+    """Probability of each of the 26 sounds, float32, shape (clips, 26), 0…1 each.
+
+    Lesson: 03.
+    """
     log_mels = torch.cat([clip.log_mel() for clip in clips])
     return load_classifier()(log_mels).sigmoid()
 
 
 def name_sounds(clips: Sequence[Clip]) -> list[str]:
-    """Name the most probable sound of each clip."""
+    """Name the most probable sound of each clip.
+
+    Lesson: 00.
+    """
     return [LABELS[index] for index in sound_probabilities(clips).argmax(1)]

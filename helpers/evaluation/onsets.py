@@ -22,7 +22,10 @@ LEVEL_WINDOW = 320  # samples, 20 ms
 
 
 def detect_onsets(clip: Clip) -> np.ndarray:
-    """Onset times of a clip in seconds, sorted, by librosa's peak picking on the log-mel flux."""
+    """Onset times of a clip in seconds, sorted, by librosa's peak picking on the log-mel flux.
+
+    Lesson: 06.
+    """
     log_mel = clip.log_mel()[0, 0].numpy().T
     decibels = np.maximum(log_mel, LOG_FLOOR + 2) * (20 / np.log(10))
     strength = librosa.onset.onset_strength(S=decibels, sr=SAMPLE_RATE, hop_length=HOP_LENGTH)
@@ -59,6 +62,8 @@ def onset_f1(reference: np.ndarray, estimated: np.ndarray) -> float:
     """F-measure of estimated onsets within ±50 ms of reference ones, 0…1 (mir_eval).
 
     Both are times in seconds, sorted.  Two empty lists agree (1.0).
+
+    Lesson: 06.
     """
     if len(reference) == 0 and len(estimated) == 0:
         return 1.0

@@ -15,10 +15,6 @@ DYNAMIC_RANGE = 60.0  # dB below the source's loudest mel bin that still count
 STEADY = 1e-3  # relative standard deviation of an envelope below which it has no shape
 
 
-class StructureError(ValueError):
-    """Two clips that cannot be compared; the message says why and what to do."""
-
-
 def envelope_correlation(source: Clip, edit: Clip, mask: np.ndarray | None = None) -> float | None:
     """Pearson's correlation of two amplitude envelopes (RMS per frame), −1…1.
 
@@ -39,7 +35,7 @@ def envelope_correlation(source: Clip, edit: Clip, mask: np.ndarray | None = Non
 
     Raises
     ------
-    StructureError
+    ValueError
         If the lengths differ, or the mask keeps no whole frame.
     """
     frames = kept_frames(source, edit, mask)
@@ -64,8 +60,10 @@ def log_spectral_distance(source: Clip, edit: Clip, mask: np.ndarray | None = No
 
     Raises
     ------
-    StructureError
+    ValueError
         As :func:`envelope_correlation`.
+
+    Lesson: 05.
     """
     frames = kept_frames(source, edit, mask)
     levels = [20 / np.log(10) * clip.log_mel()[0, 0].numpy()[frames] for clip in (source, edit)]
@@ -79,13 +77,13 @@ def kept_frames(source: Clip, edit: Clip, mask: np.ndarray | None = None) -> np.
 
     Raises
     ------
-    StructureError
+    ValueError
         If the lengths of clips and mask differ, or no frame is left.
     """
     length = len(source.waveform)
     mask = np.ones(length, dtype=bool) if mask is None else mask
     if not length == len(edit.waveform) == len(mask):
-        raise StructureError(
+        raise ValueError(
             f"{source.name} has {length} samples, {edit.name} {len(edit.waveform)} and the mask "
             f"{len(mask)}: compare clips and a mask of one length."
         )
@@ -93,7 +91,7 @@ def kept_frames(source: Clip, edit: Clip, mask: np.ndarray | None = None) -> np.
     whole = np.lib.stride_tricks.sliding_window_view(around, N_FFT)[::HOP_LENGTH].all(axis=1)
     frames = np.pad(whole, (0, N_FRAMES - len(whole)))
     if not frames.any():
-        raise StructureError(
+        raise ValueError(
             f"The mask keeps no {N_FFT} samples of {source.name} together: keep a longer part."
         )
     return frames

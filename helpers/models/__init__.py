@@ -108,15 +108,15 @@ def find_device(name: torch.device | str | None = None) -> torch.device:
     ValueError
         If the device cannot be used here.
     """
-    gpus = [gpu for gpu in (torch.cuda, torch.mps) if gpu.is_available()]
-    names = [gpu.__name__.removeprefix("torch.") for gpu in gpus]
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name is None:
-        return torch.device("cuda" if "cuda" in names else "cpu")
+        return torch.device("cuda" if gpus["cuda"] else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = " or ".join([*names, "cpu"]) if names else "cpu (there is no GPU)"
+        found = [gpu for gpu, is_there in gpus.items() if is_there]
+        there = " or ".join([*found, "cpu"]) if found else "cpu (there is no GPU)"
         raise ValueError(f"The device {str(name)!r} cannot be used here: take {there}.") from error
     return device
 

@@ -59,6 +59,8 @@ class Conditioning:
     ------
     ValueError
         If the masks do not fit the tokens.
+
+    Lesson: 01.
     """
 
     tokens: tuple[Tensor, ...] = ()

@@ -621,6 +621,8 @@ def synthesise(label: str, rng: np.random.Generator, seconds: float) -> FoleyEve
     ------
     ValueError
         If the label is unknown or the length is out of range.
+
+    Lesson: 00.
     """
     if label not in SYNTHESISERS:
         raise ValueError(f"No foley sound is called {label!r}; choose one of {', '.join(LABELS)}.")
@@ -634,7 +636,10 @@ def synthesise(label: str, rng: np.random.Generator, seconds: float) -> FoleyEve
 
 
 def foley_clip(label: str, seed: int, seconds: float = 8.0) -> Clip:
-    """Synthesise one foley sound as a clip, named by its label; see :func:`synthesise`."""
+    """Synthesise one foley sound as a clip, named by its label; see :func:`synthesise`.
+
+    Lesson: 01.
+    """
     event = synthesise(label, np.random.default_rng(seed), seconds)
     return Clip.from_waveform(event.waveform, SAMPLE_RATE, name=label.replace("_", " "))
 

@@ -1,1 +1,1 @@
-"""How the embedded model is made: foley, corpus, training, report."""
+"""How the embedded model is made: corpus, training, report."""

@@ -91,6 +91,8 @@ def load_clap(name: str = "pocket") -> Clap:
         If the back end's package is not installed, or the checkpoint is not one of its kind.
     ModelFileError
         If a file of the checkpoint is missing, damaged or out of reach.
+
+    Lesson: 06.
     """
     back_end, _, checkpoint = name.partition(":")
     if back_end not in BACK_ENDS:

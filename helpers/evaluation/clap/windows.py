@@ -70,6 +70,8 @@ def fixed_windows(waveform: np.ndarray, length: int) -> list[np.ndarray]:
     The first begins with the waveform and the last ends with it.  10.24 s at 48 kHz (491,520
     samples) in windows of 480,000 make two, which begin at 0 and 11,520.  A waveform that is not
     longer than a window is returned as the only one, as it is.
+
+    Lesson: 06.
     """
     count = max(1, -(-len(waveform) // length))
     starts = np.linspace(0, max(0, len(waveform) - length), count).round().astype(int)
