@@ -127,6 +127,48 @@ def test_a_small_lesson_runs_and_becomes_a_page(monkeypatch, tmp_path):
     assert (tmp_path / "quickstart.ipynb").is_file()
 
 
+LOOP = """
+import time
+from tqdm.auto import tqdm
+for number in tqdm(range(40), desc="Step 1"):
+    time.sleep(0.02)
+    if number == stop:
+        raise ValueError("enough")
+"""
+
+
+@pytest.fixture
+def counting_lesson(monkeypatch, tmp_path):
+    """A lesson whose cell counts to 40 beside a bar, and fails at `stop`."""
+    cells = [new_code_cell("stop = None", metadata={"tags": ["parameters"]}), new_code_cell(LOOP)]
+    kernel = {"name": "python3", "display_name": "", "language": "python"}
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), tmp_path / "l.ipynb")
+    monkeypatch.setattr(demo, "LESSON", tmp_path / "l.ipynb")
+    return tmp_path
+
+
+def test_the_terminal_shows_the_bars_of_the_lesson_and_no_warning(counting_lesson, capfd):
+    demo.edit(counting_lesson, {})
+    told = capfd.readouterr().err.replace("\r", "\n")
+    assert "Step 1: 100%" in told
+    assert "40/40" in told
+    assert all(line.startswith("Step 1") for line in told.splitlines() if line.strip()), told
+
+
+def test_a_bar_stands_where_the_work_stopped(counting_lesson, capfd):
+    with pytest.raises(PapermillExecutionError, match="enough"):
+        demo.edit(counting_lesson, {"stop": 30})
+    told = capfd.readouterr().err
+    assert "100%" not in told
+    assert "Step 1" in told
+
+
+def test_no_network_reaches_the_kernel(tmp_path):
+    manager = demo._connection(str(tmp_path)).KernelManager
+    assert manager.transport == "ipc"
+    assert manager.connection_file == str(tmp_path / "kernel.json")
+
+
 def test_progress_bars_do_not_get_into_the_page(tmp_path):
     bar = new_output("display_data", {demo.WIDGET: {"model_id": "1"}, "text/plain": "0%"})
     player = new_output("display_data", {"text/html": "<audio>"})

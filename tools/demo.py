@@ -8,18 +8,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import nbformat
 import papermill
 from nbconvert import HTMLExporter
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import Engine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from tqdm import tqdm
+from traitlets.config import Config
 
 from helpers.audio import load_clip
 from helpers.editing.interpolation import check_eta
 
 LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "00_quickstart.ipynb"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+ENGINE = "lesson"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -77,7 +83,17 @@ def edit(out: Path, parameters: dict[str, object]) -> None:
         If a cell fails; the notebook up to there is kept.
     """
     notebook = out / "quickstart.ipynb"
-    papermill.execute_notebook(LESSON, notebook, parameters, cwd=out, kernel_name="python3")
+    with tempfile.TemporaryDirectory() as sockets:
+        papermill.execute_notebook(
+            LESSON,
+            notebook,
+            parameters,
+            engine_name=ENGINE,
+            progress_bar=False,
+            kernel_name="python3",
+            cwd=out,
+            config=_connection(sockets),
+        )
     title = {"metadata": {"name": "Quickstart"}}
     page, _ = HTMLExporter().from_notebook_node(without_widgets(notebook), title)
     (out / "quickstart.html").write_text(page, encoding="utf-8")
@@ -101,6 +117,59 @@ def report(out: Path) -> None:
     print(f"Text CLAP  {text:.3f}\nAudio CLAP {audio:.3f}\nsum        {text + audio:.3f}")
     print(f"Listen: {out / 'source.wav'}, {out / 'edit.wav'}")
     print(f"Look:   {out / 'quickstart.html'}, {out / 'quickstart.ipynb'}")
+
+
+class _Client(PapermillNotebookClient):
+    """Runs a notebook, and shows the progress bars of its cells on the terminal."""
+
+    def execute(self, **options: object) -> nbformat.NotebookNode:
+        self.bars: dict[str, tqdm] = {}
+        try:
+            return super().execute(**options)
+        finally:
+            for bar in self.bars.values():
+                bar.close()
+
+    def handle_comm_msg(self, outs: list, msg: dict, cell_index: int) -> None:
+        """Keep the state of a widget, and let the terminal's bar follow if it is one."""
+        super().handle_comm_msg(outs, msg, cell_index)
+        name = msg["content"]["comm_id"]
+        widget = self.widget_state.get(name, {})
+        if widget.get("_model_name") == "FloatProgressModel" and widget.get("value"):
+            if name not in self.bars:
+                self.bars[name] = tqdm(total=int(widget["max"]), desc=self._label(name))
+            self.bars[name].update(int(widget["value"]) - self.bars[name].n)
+
+    def _label(self, name: str) -> str:
+        """Return what stands to the left of a bar: tqdm's own words, without its percentage."""
+        for widget in self.widget_state.values():
+            children = [child.removeprefix("IPY_MODEL_") for child in widget.get("children", [])]
+            if name in children:
+                label, _, _ = self.widget_state[children[0]]["value"].partition(":")
+                return label.replace("\u2007", " ")  # tqdm's spaces for HTML
+        return ""
+
+
+class _Engine(Engine):
+    """Papermill's way of running a notebook, with our client."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: object, kernel_name: str, *, config: Config, **_: object
+    ) -> None:
+        _Client(nb_man, kernel_name=kernel_name, config=config).execute()
+
+
+papermill_engines.register(ENGINE, _Engine)
+
+
+def _connection(folder: str) -> Config:
+    """Return settings that connect the kernel by sockets in a folder, which no network reaches."""
+    config = Config()
+    if sys.platform != "win32":  # which has no such sockets
+        config.KernelManager.transport = "ipc"
+        config.KernelManager.connection_file = str(Path(folder, "kernel.json"))
+    return config
 
 
 def _parser() -> argparse.ArgumentParser:
