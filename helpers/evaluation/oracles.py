@@ -128,7 +128,7 @@ def replace_events(
     """
     made = np.zeros(len(source.waveform), np.float32)
     onsets = [round(onset * SAMPLE_RATE) for onset, _ in events]
-    for index, (_onset, offset) in enumerate(events):
+    for index, (onset, offset) in enumerate(events):
         first, last = onsets[index], round(offset * SAMPLE_RATE)
         following = [*onsets[index + 1 :], len(made)][0]
         if target in CONTINUOUS:

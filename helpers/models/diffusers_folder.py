@@ -16,11 +16,18 @@ import torch
 from diffusers import DDIMScheduler, ModelMixin
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from helpers.audio import HOP_LENGTH, N_FRAMES, N_MELS, SAMPLE_RATE
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
-from helpers.models.published import ModelFileError, fetch, missing_files, read_json, read_weights
+from helpers.models.published import (
+    ModelFileError,
+    fetch,
+    load_tokenizer,
+    missing_files,
+    read_json,
+    read_weights,
+)
 
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -187,7 +194,7 @@ class PublishedFamily:
         """
         for file in ("tokenizer.json", "tokenizer_config.json"):
             read_json(folder / name / file)
-        return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+        return load_tokenizer(folder / name, local_files_only=True)
 
     def model(
         self,

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.audio import CLIP_SAMPLES, Clip
+from helpers.models.prompts import PromptError as PromptError
+from helpers.models.prompts import check_prompts
 from helpers.storage import Provenance, content_hash
 
 SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
@@ -30,10 +32,6 @@ SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
 )
 TERMINAL_SNR = ("as trained", "zero")
 STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
-
-
-class PromptError(ValueError):
-    """A prompt that cannot be used; the message says why and what to do."""
 
 
 class OutOfMemory(RuntimeError):
@@ -301,13 +299,10 @@ class LatentAudioModel:
         Raises
         ------
         PromptError
-            If a prompt is empty.
+            If a prompt is empty, or the text encoder can read nothing of it.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts or not all(prompt.strip() for prompt in prompts):
-            raise PromptError(
-                "The prompt is empty: describe the sound you want, e.g. 'a dog barking'."
-            )
+        check_prompts(prompts, self.text_encoder)
         return self._encode_text(prompts)
 
     def unconditional(self, batch_size: int = 1) -> Conditioning:
