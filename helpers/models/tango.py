@@ -12,6 +12,7 @@ half-precision faults cannot occur.  The autoencoder and the vocoder are float32
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -388,7 +389,8 @@ def _check_keys(path: Path, config: dict, keys: Iterable[str]) -> None:
 def _unet_config(folder: Path, main_config: dict) -> dict:
     """Read the file that main_config.json names; the published checkpoints lack it."""
     path = folder / str(main_config.get("unet_model_config_path") or "")
-    if not path.resolve().is_relative_to(folder.resolve()):
+    # By its name: in the hub's cache every file is a link to one outside its folder.
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
         raise ModelFileError(
             f"{folder / 'main_config.json'} names {path}, which lies outside its folder and is not "
             "read: get the model from its publisher again."
