@@ -16,7 +16,7 @@ export AUDIO START PROMPT OUT ETA REPO
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 test test-mutation test-browser sweeps lessons student colab lab lint pocket \
+.PHONY: help setup demo table1 test test-mutation test-browser torture sweeps lessons student colab lab lint pocket \
 	pocket-report setup-laion test-laion setup-msclap test-msclap clean
 .NOTPARALLEL:
 
@@ -57,6 +57,9 @@ test-browser: setup ## move a lesson's sliders in JupyterLab with a headless Chr
 	@for name in chromium chromium-browser google-chrome; do \
 	command -v $$name >/dev/null && exit 0; done; $(run) playwright install chromium
 	$(run) pytest --confcutdir tests/browser tests/browser
+
+torture: setup ## kill and damage, by class, what must not be lost or lie; all counts have to be 0
+	$(run) tests.torture
 
 sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
 	$(run) helpers.sweeps
