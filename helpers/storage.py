@@ -33,6 +33,7 @@ ABANDONED = 24 * 3600  # seconds after which a part that another computer left i
 LEASE = 30.0  # seconds without a sign of life after which a lock is nobody's
 WAIT = LEASE + 5  # seconds to wait for another run
 CHECKSUM = b"\nsha256 "  # what a checked file ends with, before 64 digits
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # how a cell begins that is not taken as text
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "librosa")
 
@@ -94,6 +95,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def write_text(path: str | Path, text: str) -> None:
     """Write a text as UTF-8 by :func:`write_whole`."""
     write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def to_cell(text: str) -> str:
+    """Text for a cell of a CSV file that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """Give back what :func:`to_cell` was given."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
 @contextmanager

@@ -22,9 +22,11 @@ from helpers.storage import (
     StorageError,
     clean,
     content_hash,
+    from_cell,
     lock,
     open_checked,
     sentence,
+    to_cell,
     write_atomically,
     write_text,
     write_whole,
@@ -257,6 +259,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         pass
     with pytest.raises(StorageError, match="cannot be read"), open_checked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "'=1", "''", "'"])
+def test_no_cell_is_a_formula_and_every_text_comes_back(text):
+    assert to_cell(text).startswith("'")
+    assert from_cell(to_cell(text)) == text
+
+
+@pytest.mark.parametrize("text", ["", "a dog", "a = b", "1", "…", "ä'"])
+def test_other_cells_are_the_text_itself(text):
+    assert to_cell(text) == text == from_cell(text)
 
 
 # --- locks ---------------------------------------------------------------------------------------
