@@ -19,8 +19,8 @@ export $(asked)
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 test test-mutation test-browser test-setup sweeps lessons student colab \
-	lab lint pins pocket pocket-report setup-laion test-laion setup-msclap test-msclap clean
+.PHONY: help setup demo table1 test test-mutation test-browser test-setup torture sweeps lessons \
+	student colab lab lint pins pocket pocket-report setup-laion test-laion setup-msclap test-msclap clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -70,6 +70,9 @@ test-browser: .venv/.dev ## move a lesson's sliders in JupyterLab with a headles
 test-setup: .venv/.dev ## resolve the pins for other machines; make and use an environment as on Colab
 	$(run) pip install $(pins) --editable ".[notebooks,dev,maintain]"
 	$(run) pytest --confcutdir tests/setup tests/setup
+
+torture: .venv/.dev ## kill and damage, by class, what must not be lost or lie; all counts have to be 0
+	$(run) tests.torture
 
 sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
 	$(run) tools.sweeps

@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pooch
 import requests
@@ -27,6 +29,7 @@ from tqdm.auto import tqdm
 MIRROR_VARIABLE = "AUDIO_EDITING_DATA"
 CACHE_VARIABLE = "AUDIO_EDITING_CACHE"
 DATA = Path(__file__).resolve().parent.parent / "data"
+THIS_COMPUTER = ("127.0.0.1", "::1", "localhost")  # needs no https
 _COLUMNS = ("path", "sha256", "url", "licence")
 
 pooch.get_logger().setLevel("WARNING")  # a progress bar tells of downloads, not a log
@@ -102,6 +105,13 @@ class Recording:
     licence: str
     info: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    def __post_init__(self) -> None:
+        """Check that it stays in its folder and comes by a safe way."""
+        _check_inside(self.path)
+        address = urlsplit(self.url)
+        if address.scheme != "https" and address.hostname not in THIS_COMPUTER:
+            raise DataError(f"{self.url} is no https address: correct the registry.")
+
 
 @dataclass(frozen=True)
 class Registry:
@@ -117,6 +127,10 @@ class Registry:
 
     name: str
     recordings: tuple[Recording, ...]
+
+    def __post_init__(self) -> None:
+        """Check that its folder lies in the cache."""
+        _check_inside(self.name)
 
     def select(self, **info: object) -> list[Recording]:
         """Return the recordings whose ``info`` has these values, such as ``fold=5``.
@@ -199,6 +213,15 @@ class Registry:
                 f"SHA-256 is not {recording.sha256}): set {MIRROR_VARIABLE} to a folder that "
                 f"holds the right one as {name}."
             ) from error
+
+
+def _check_inside(path: str) -> None:
+    """Raise a DataError for a path that could leave the folder it is put below, on any system."""
+    parts = re.split(r"[/\\]", path)
+    if {"", ".", ".."} & set(parts) or ":" in path or not path.isprintable():
+        raise DataError(
+            f"The registry names {path!r}, which does not lie in its folder: correct the registry."
+        )
 
 
 def _verified(path: Path, recording: Recording) -> Path:

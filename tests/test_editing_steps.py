@@ -1,12 +1,23 @@
 """Eq. 1, Step 1 and Step 2."""
 
 import dataclasses
-from contextlib import contextmanager
+import errno
+import os
+import random
+import re
+import signal
+import sys
+import threading
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny import TINY_SHAPE, tiny_model
 
+from helpers.editing import finetuning, optimisation
 from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
 from helpers.editing.finetuning import (
     LORA_WIDE_TARGETS,
@@ -16,6 +27,7 @@ from helpers.editing.finetuning import (
 )
 from helpers.editing.objective import reconstruction_loss, training_target
 from helpers.editing.optimisation import CheckpointError, DivergenceError, fingerprint
+from helpers.storage import lock, write_whole
 
 STEPS = 8
 EMBEDDING = EmbeddingSettings(steps=STEPS, learning_rate=1e-2, batch_size=2)
@@ -48,6 +60,16 @@ def raised_at_call(model, call, error):
         yield
     finally:
         handle.remove()
+
+
+@contextmanager
+def kept(kind):
+    """Keep the message of an error, if there is one."""
+    messages = []
+    try:
+        yield messages
+    except kind as error:
+        messages.append(str(error))
 
 
 def snapshot(unet):
@@ -209,6 +231,141 @@ def test_an_error_while_switched_on_restores_the_model(model, latent, target, se
     assert_unchanged(model.unet, before)
 
 
+@contextmanager
+def interrupted_at(event_number, events=None):
+    """Raise KeyboardInterrupt at the n-th bytecode that a signal could come at.
+
+    Only in the module that switches weights; the moments are counted if there is no number.
+    """
+    count = 0
+
+    def local(frame, event, argument):
+        nonlocal count
+        if event == "opcode":
+            count += 1
+            if count == event_number:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return local
+
+    def tracer(frame, event, argument):
+        if frame.f_code.co_filename == finetuning.__file__:
+            frame.f_trace_opcodes = True
+            return local(frame, "opcode", argument) and local
+        return None
+
+    sys.settrace(tracer)
+    try:
+        yield
+    finally:
+        sys.settrace(None)
+        if events is not None:
+            events.append(count)
+
+
+def edit_once(model, latent, target, settings):
+    tuned = finetune(model, latent, target, settings, progress=False)
+    with tuned.enabled():
+        model.predict(latent, 500, target)
+
+
+def assert_as_loaded(model, latent, target, before, base):
+    """Weights and predictions are the base model's; a sentence may come first, once."""
+    try:
+        prediction = model.predict(latent, 500, target)
+    except RuntimeError as error:
+        assert "An interruption had left tuned weights switched on" in str(error)  # noqa: PT017
+        prediction = model.predict(latent, 500, target)
+    assert torch.equal(prediction, base)
+    assert_unchanged(model.unet, before)
+
+
+@RANKS
+def test_an_interruption_at_any_moment_leaves_the_model_as_loaded(model, latent, target, settings):
+    tuned = finetune(model, latent, target, settings, progress=False)
+    before, base = snapshot(model.unet), model.predict(latent, 500, target)
+    moments, stopped = [], 0
+    with interrupted_at(None, moments), tuned.enabled():
+        pass
+    last = moments[0] - 80  # from there on it switches
+    chosen = random.Random(0).sample(range(1, last), 10) + list(range(last, moments[0] + 1))
+    for moment in chosen:
+        try:
+            with interrupted_at(moment), tuned.enabled():
+                pass
+        except KeyboardInterrupt:
+            stopped += 1
+        assert_as_loaded(model, latent, target, before, base)
+    assert stopped == len(chosen)
+    with tuned.enabled():
+        assert not torch.equal(model.predict(latent, 500, target), base)
+
+
+@RANKS
+def test_signals_at_random_moments_leave_the_model_as_loaded(model, latent, target, settings):
+    if not hasattr(signal, "setitimer"):
+        pytest.skip("no timers here")
+    settings = dataclasses.replace(settings, steps=2)
+    before, base = snapshot(model.unet), model.predict(latent, 500, target)
+    started = time.perf_counter()
+    edit_once(model, latent, target, settings)
+    duration, moments = time.perf_counter() - started, random.Random(1)
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for _ in range(10):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.001, duration))
+                edit_once(model, latent, target, settings)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            assert_as_loaded(model, latent, target, before, base)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_block_that_was_left_without_switching_off_is_noticed(model, latent, target):
+    """What an interruption at the very first moment of leaving does."""
+    before, base = snapshot(model.unet), model.predict(latent, 500, target)
+    tuned = finetune(model, latent, target, FULL, progress=False)
+
+    def interrupt(self, *error):
+        raise KeyboardInterrupt
+
+    for next_use in ("predict", "finetune", "enable"):
+        switch = tuned.enabled()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(finetuning.tunable, "leave", interrupt)
+            with pytest.raises(KeyboardInterrupt), switch:
+                pass
+        assert vars(model.unet) is not switch._base
+        if next_use == "predict":
+            with pytest.raises(RuntimeError, match="had left tuned weights.*run this again"):
+                model.predict(latent, 500, target)
+        elif next_use == "finetune":
+            again = finetune(model, latent, target, FULL, progress=False)
+            assert again.losses == tuned.losses
+        else:
+            with tuned.enabled():
+                assert not torch.equal(model.predict(latent, 500, target), base)
+        assert torch.equal(model.predict(latent, 500, target), base)
+        assert_unchanged(model.unet, before)
+
+
+def test_an_exit_stack_can_switch_on_too(model, latent, target):
+    base = model.predict(latent, 500, target)
+    tuned = finetune(model, latent, target, LORA, progress=False)
+    with ExitStack() as stack:
+        stack.enter_context(tuned.enabled())
+        assert not torch.equal(model.predict(latent, 500, target), base)
+    assert torch.equal(model.predict(latent, 500, target), base)
+
+
 def test_lora_starts_as_the_base_model(model, latent, target):
     base = model.predict(latent, 500, target)
     settings = dataclasses.replace(LORA, steps=0)
@@ -277,12 +434,12 @@ STEP = {
 }
 
 
-@pytest.mark.parametrize("every", [3, 100], ids=["periodic", "only when interrupted"])
+@pytest.mark.parametrize("every", [0, 100], ids=["every step", "only when interrupted"])
 @pytest.mark.parametrize("step", STEP)
 def test_a_resumed_run_ends_as_one_never_stopped(
     model, latent, target, tmp_path, monkeypatch, step, every
 ):
-    monkeypatch.setattr("helpers.editing.optimisation.CHECKPOINT_EVERY", every)
+    monkeypatch.setattr("helpers.editing.optimisation.FIRST_SAVE", every)
     run, checkpoint = STEP[step], tmp_path / "run.pt"
     whole = run(model, latent, target, progress=False)
     for call in (3, 4):  # interrupted twice
@@ -297,12 +454,13 @@ def test_a_resumed_run_ends_as_one_never_stopped(
 def test_a_crash_loses_only_what_follows_the_last_checkpoint(
     model, latent, target, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("helpers.editing.optimisation.CHECKPOINT_EVERY", 3)
+    monkeypatch.setattr(optimisation, "FIRST_SAVE", 0)
+    monkeypatch.setattr(optimisation, "SAVING_SHARE", 1e9)
     run, checkpoint = STEP["embedding"], tmp_path / "run.pt"
     whole = run(model, latent, target, progress=False)
     with pytest.raises(ZeroDivisionError), raised_at_call(model, 6, ZeroDivisionError()):
         run(model, latent, target, checkpoint=checkpoint, progress=False)
-    assert len(torch.load(checkpoint, weights_only=True)["losses"]) == 3
+    assert len(torch.load(checkpoint, weights_only=True)["losses"]) == 5
     resumed = run(model, latent, target, checkpoint=checkpoint, progress=False)
     assert torch.equal(tensors_of(resumed)[0], tensors_of(whole)[0])
 
@@ -317,20 +475,42 @@ def test_a_finished_checkpoint_returns_at_once(model, latent, target, tmp_path, 
     assert all(map(torch.equal, tensors_of(again), tensors_of(first)))
 
 
-def test_a_checkpoint_of_anything_else_is_refused(model, latent, target, tmp_path):
+def test_a_checkpoint_of_anything_else_is_refused_with_what_differs(
+    model, latent, target, tmp_path
+):
     checkpoint = tmp_path / "run.pt"
     optimise_embedding(model, latent, target, EMBEDDING, checkpoint=checkpoint, progress=False)
     mask = torch.ones(1, 1, TINY_SHAPE[1], 1)
+    retrained = tiny_model()
+    with torch.no_grad():
+        retrained.unet.conv_out.bias[0] += 1e-6
+    other_judge = tiny_model()
+    with torch.no_grad():
+        next(other_judge.vocoder.parameters()).neg_()
+    replaced = lambda **changes: dataclasses.replace(EMBEDDING, **changes)  # noqa: E731
     others = {
-        "recording": (model, latent + 1, target, EMBEDDING, None),
-        "prompt": (model, latent, model.embed_text("a dog barked"), EMBEDDING, None),
-        "settings": (model, latent, target, dataclasses.replace(EMBEDDING, seed=1), None),
-        "model": (tiny_model("epsilon"), latent, target, EMBEDDING, None),
-        "gap": (model, latent, target, EMBEDDING, mask),
+        "another recording": (model, latent + 1, target, EMBEDDING),
+        "another prompt": (model, latent, model.embed_text("a dog barked"), EMBEDDING),
+        "another gap": (model, latent, target, EMBEDDING, mask),
+        "seed 0 instead of 1": (model, latent, target, replaced(seed=1)),
+        "steps 8 instead of 9": (model, latent, target, replaced(steps=9)),
+        "learning_rate 0.01 instead of 0.02": (model, latent, target, replaced(learning_rate=0.02)),
+        "another UNet": (retrained, latent, target, EMBEDDING),
+        "another vocoder": (other_judge, latent, target, EMBEDDING),
+        "schedule.prediction_type v_prediction instead of epsilon": (
+            tiny_model("epsilon"),
+            latent,
+            target,
+            EMBEDDING,
+        ),
     }
-    for arguments in others.values():
-        with pytest.raises(CheckpointError, match="belongs to another"):
+    for difference, arguments in others.items():
+        with pytest.raises(CheckpointError) as caught:
             optimise_embedding(*arguments, checkpoint=checkpoint, progress=False)
+        assert str(caught.value) == (
+            f"{checkpoint} belongs to another run, it was made with {difference}: delete it or "
+            "name another file."
+        )
 
 
 def test_a_checkpoint_is_the_same_run_s_on_a_computer_that_rounds_otherwise(
@@ -353,31 +533,219 @@ def test_a_checkpoint_in_another_precision_is_refused(model, latent, target, tmp
         optimise_embedding(model, latent, target, EMBEDDING, None, path, progress=False)
 
 
-def test_a_full_disk_is_one_sentence(model, latent, target, tmp_path, monkeypatch):
-    def full(state, path):
-        raise RuntimeError("iostream error")
+def test_a_full_disk_is_one_sentence_and_keeps_what_was_saved(
+    model, latent, target, tmp_path, monkeypatch
+):
+    resource = pytest.importorskip("resource")
+    path, settings = tmp_path / "step.pt", dataclasses.replace(EMBEDDING, steps=9)
+    with pytest.raises(KeyboardInterrupt), raised_at_call(model, 4, KeyboardInterrupt()):
+        optimise_embedding(model, latent, target, settings, None, path, progress=False)
+    before = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(CheckpointError, match="is the disk full.* is kept"):
+            optimise_embedding(model, latent, target, settings, None, path, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(CheckpointError, match="is the disk full"):
+
+def test_a_disk_that_is_too_small_is_told_before_any_work(
+    model, latent, target, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=100))
+    with (
+        raised_at_call(model, 1, AssertionError("the UNet was used")),
+        pytest.raises(CheckpointError, match="its disk has 0 MB free: make room"),
+    ):
         optimise_embedding(
             model, latent, target, EMBEDDING, None, tmp_path / "step.pt", progress=False
         )
 
 
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
-def test_a_damaged_checkpoint_is_refused(model, latent, target, tmp_path, content):
-    checkpoint = tmp_path / "run.pt"
+@pytest.mark.parametrize("kind", ["read-only", "a file in the way"])
+@pytest.mark.parametrize("step", STEP)
+def test_a_folder_that_cannot_be_written_is_told_before_any_work(
+    model, latent, target, tmp_path, monkeypatch, step, kind
+):
+    folder = tmp_path / "cache"
+    if kind == "read-only":
+        opened = os.open
+
+        def refused(path, flags, *arguments, **options):
+            if flags & os.O_CREAT and str(path).startswith(str(folder.resolve())):
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return opened(path, flags, *arguments, **options)
+
+        monkeypatch.setattr(os, "open", refused)  # root may write what is read-only
+    else:
+        folder.write_text("a file")
+    with (
+        raised_at_call(model, 1, AssertionError("the UNet was used")),
+        pytest.raises(CheckpointError, match="cannot be written"),
+    ):
+        STEP[step](model, latent, target, checkpoint=folder / "run.pt", progress=False)
+
+
+def damage(checkpoint, kind, generator):
+    """Change a checkpoint in one of the ways that disks, transfers and people do."""
+    content = bytearray(checkpoint.read_bytes())
+    if kind == "cut":
+        del content[generator.randrange(len(content)) :]
+    elif kind == "bit":
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    elif kind == "block":
+        start = generator.randrange(len(content))
+        content[start : start + 512] = bytes(len(content[start : start + 512]))
+    elif kind == "longer":
+        content += b"0"
+    elif kind == "text":
+        content = bytearray(generator.choice(["", "not a checkpoint", "ä" * 300]).encode("utf-16"))
     checkpoint.write_bytes(content)
-    with pytest.raises(CheckpointError, match="cannot be read as a checkpoint"):
+
+
+@pytest.mark.parametrize("kind", ["cut", "bit", "block", "longer", "text"])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_damaged_checkpoint_is_never_used(model, latent, target, tmp_path, kind, finished):
+    checkpoint, generator = tmp_path / "run.pt", random.Random(0)
+    call = 99 if finished else 4
+    with suppress(KeyboardInterrupt), raised_at_call(model, call, KeyboardInterrupt()):
         optimise_embedding(model, latent, target, EMBEDDING, checkpoint=checkpoint, progress=False)
+    whole = checkpoint.read_bytes()
+    for _ in range(10):
+        checkpoint.write_bytes(whole)
+        damage(checkpoint, kind, generator)
+        if checkpoint.read_bytes() == whole:
+            continue
+        with pytest.raises(CheckpointError, match="damaged or cannot be read.*: delete it"):
+            optimise_embedding(
+                model, latent, target, EMBEDDING, checkpoint=checkpoint, progress=False
+            )
 
 
-def test_a_truncated_checkpoint_is_refused(model, latent, target, tmp_path):
+def other_contents(state):
+    """What a whole file can hold in place of a run's state: by name, the state to write."""
+    tensors, losses = state["parameters"], state["losses"]
+    averages = state["optimiser"]
+    return {
+        "a list": [state],
+        "a number": 3,
+        "nothing": {},
+        "other shapes": {**state, "parameters": [t[..., :-1] for t in tensors]},
+        "fewer parameters": {**state, "parameters": tensors[:-1]},
+        "words for parameters": {**state, "parameters": ["a"]},
+        "a cut generator": {**state, "generator": state["generator"][:-1]},
+        "a generator of floats": {**state, "generator": state["generator"].float()},
+        "no generator": {**state, "generator": None},
+        "words for losses": {**state, "losses": ["a"] * len(losses)},
+        "too many losses": {**state, "losses": losses * 9},
+        "losses of None": {**state, "losses": None},
+        "no averages": {**state, "optimiser": None},
+        "averages of other shapes": {
+            **state,
+            "optimiser": {
+                i: {**kept, "exp_avg": kept["exp_avg"][..., :-1]} for i, kept in averages.items()
+            },
+        },
+        "averages of a stranger": {**state, "optimiser": {7: averages[0]}},
+        "averages of none": {**state, "optimiser": {}},
+        "a scaler of words": {**state, "scaler": "abc"},
+        "no subject": {**state, "subject": None},
+        "words for provenance": {**state, "made from": "abc"},
+        "provenance of another kind": {**state, "made from": "[]"},
+    }
+
+
+def test_a_whole_file_with_other_contents_is_refused(model, latent, target, tmp_path):
     checkpoint = tmp_path / "run.pt"
-    optimise_embedding(model, latent, target, EMBEDDING, checkpoint=checkpoint, progress=False)
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
-    with pytest.raises(CheckpointError, match="delete it"):
-        optimise_embedding(model, latent, target, EMBEDDING, checkpoint=checkpoint, progress=False)
+    run = STEP["embedding"]
+    with pytest.raises(KeyboardInterrupt), raised_at_call(model, 4, KeyboardInterrupt()):
+        run(model, latent, target, checkpoint=checkpoint, progress=False)
+    state = torch.load(checkpoint, weights_only=True)
+    for name, content in other_contents(state).items():
+        write_whole(checkpoint, lambda file, c=content: torch.save(c, file), checked=True)
+        with kept(CheckpointError) as message:
+            run(model, latent, target, checkpoint=checkpoint, progress=False)
+        assert message, f"{name} was used"
+        assert "delete it" in message[0]
+
+
+def test_checkpoints_are_written_soon_and_then_more_rarely(
+    model, latent, target, tmp_path, monkeypatch
+):
+    """Of a run whose steps take a second each, and whose checkpoints nothing."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr(optimisation.time, "monotonic", lambda: clock[0])
+    written = optimisation._Checkpoint.save
+    monkeypatch.setattr(
+        optimisation._Checkpoint, "save", lambda *a: (saved.append(clock[0]), written(*a))
+    )
+
+    def tick(module, inputs):
+        clock[0] += 1.0
+
+    model.unet.register_forward_pre_hook(tick)
+    settings = dataclasses.replace(EMBEDDING, steps=120, batch_size=1)
+    optimise_embedding(model, latent, target, settings, None, tmp_path / "a.pt", progress=False)
+    assert saved[0] == 3
+    intervals = np.diff(saved)
+    assert (np.diff(intervals[:-1]) >= 0).all()
+    assert intervals.max() == 30
+    assert saved[-1] == 120
+
+
+def test_two_runs_at_once_share_a_checkpoint(model, latent, target, tmp_path, monkeypatch):
+    """The second waits, and finds what the first has done; or is told to wait."""
+    run, checkpoint = STEP["embedding"], tmp_path / "run.pt"
+    whole = run(model, latent, target, progress=False)
+    with lock(checkpoint):
+        monkeypatch.setattr(optimisation, "lock", lambda path: lock(path, wait=0.2))
+        with pytest.raises(CheckpointError, match="in use by another run: wait until"):
+            run(model, latent, target, checkpoint=checkpoint, progress=False)
+    monkeypatch.undo()
+    results, models = [None, None], [model, tiny_model()]
+
+    def work(i):
+        results[i] = run(models[i], latent, target, checkpoint=checkpoint, progress=False)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert [r.losses for r in results] == [whole.losses] * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "message"),
+    [
+        *(
+            (settings, {"steps": value}, f"steps is {value!r}: give a whole number, 0 or more")
+            for settings in (EMBEDDING, FULL)
+            for value in (-1, 1.5, float("nan"), float("inf"), "8", None, True)
+        ),
+        *(
+            (settings, {"batch_size": value}, f"batch_size is {value!r}: give a whole number, 1")
+            for settings in (EMBEDDING, FULL)
+            for value in (0, -1, 2.0, float("nan"), None)
+        ),
+        *(
+            (settings, {"learning_rate": value}, f"learning_rate is {value!r}: give a number above")
+            for settings in (EMBEDDING, FULL)
+            for value in (0, -1e-3, float("nan"), float("inf"), "1e-3", None)
+        ),
+        *(
+            (LORA, {"lora_rank": value}, f"lora_rank is {value!r}: give a whole number, 1 or more")
+            for value in (0, -1, 1.5, "2")
+        ),
+        (LORA, {"lora_targets": ()}, "lora_targets is"),
+        (LORA, {"lora_targets": "to_q"}, "lora_targets is 'to_q': give a tuple"),
+        (EMBEDDING, {"seed": 0.5}, "seed is 0.5: give a whole number"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_when_they_are_made(settings, changes, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        dataclasses.replace(settings, **changes)
 
 
 def test_a_loss_that_is_not_a_number_stops_the_run(model, latent, target):

@@ -32,6 +32,7 @@ from helpers.editing.loading import memory_needed
 from helpers.editing.objective import reconstruction_loss
 from helpers.editing.optimisation import optimise
 from helpers.models import ModelFileError, model_names, published, tango
+from helpers.storage import Provenance
 
 MAIN, VAE = "pytorch_model_main.bin", "pytorch_model_vae.bin"
 FAMILY = ["tango", "tango-full", "tango-full-ft-audiocaps", "tango2", "tango2-full"]
@@ -579,8 +580,8 @@ def test_a_step_whose_gradients_overflow_moves_nothing():
             learning_rate=0.1,
             seed=0,
             description="a test",
-            identity="",
-            subject=[],
+            provenance=Provenance(),
+            subject={},
             checkpoint=None,
             progress=False,
             scale_loss=scale_loss,
@@ -593,7 +594,7 @@ def test_a_step_whose_gradients_overflow_moves_nothing():
 
 
 def test_a_stopped_half_precision_run_resumes_with_its_scale(half_model, tmp_path, monkeypatch):
-    monkeypatch.setattr("helpers.editing.optimisation.CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr("helpers.editing.optimisation.FIRST_SAVE", 0)
     prompt, latent = half_model.embed_text("a dog"), latent_of(half_model)
     settings = EmbeddingSettings(steps=4, learning_rate=1e-2)
     whole = optimise_embedding(half_model, latent, prompt, settings, progress=False)

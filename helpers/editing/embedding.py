@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from helpers.editing.objective import reconstruction_loss
-from helpers.editing.optimisation import fingerprint, optimise
+from helpers.editing.optimisation import check_settings, optimise
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.storage import Provenance
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,27 @@ class EmbeddingSettings:
         Timesteps per step; several steady it.
     seed : int
         Of timesteps and noise.
+
+    Raises
+    ------
+    ValueError
+        If a value is of another kind or out of range.
     """
 
     steps: int = 500
     learning_rate: float = 2e-3
     batch_size: int = 1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_settings(
+            self,
+            steps=(Integral, 0),
+            learning_rate=(Real, 0),
+            batch_size=(Integral, 1),
+            seed=(Integral, 0),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +119,14 @@ def optimise_embedding(
         learning_rate=settings.learning_rate,
         seed=settings.seed,
         description="Step 1, embedding",
-        identity=fingerprint(settings, model.fingerprint, model.dtype),
-        subject=[latent, mask, *target.embeddings, *target.masks],
+        provenance=Provenance(
+            model.weights, {"": settings, "precision": model.dtype, "schedule": model.schedule}
+        ),
+        subject={
+            "recording": [latent],
+            "gap": [mask],
+            "prompt": [*target.embeddings, *target.masks],
+        },
         checkpoint=checkpoint,
         progress=progress,
         scale_loss=model.dtype == torch.float16,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import pickle
-from collections.abc import Callable, Sequence
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -13,9 +16,23 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from helpers.models.latent_audio_model import explain_memory_errors
+from helpers.storage import (
+    Provenance,
+    StorageError,
+    lock,
+    open_checked,
+    sentence,
+    write_whole,
+)
+from helpers.storage import write_atomically as write_atomically
 
-CHECKPOINT_EVERY = 100  # steps
+FIRST_SAVE = 3.0  # seconds until the first checkpoint
+SLOWER = 1.5  # how much longer each time until the next
+LAST_SAVE = 30.0  # seconds between checkpoints, at most
+SAVING_SHARE = 0.1  # of the time may go into writing them
 SAME = 1e-2  # relative distance of what two computers make of one recording or prompt, at most
+
+Subject = Mapping[str, Sequence[Tensor | None]]
 
 
 class CheckpointError(ValueError):
@@ -34,8 +51,8 @@ def optimise(
     learning_rate: float,
     seed: int,
     description: str,
-    identity: str,
-    subject: Sequence[Tensor | None],
+    provenance: Provenance,
+    subject: Subject,
     checkpoint: Path | None,
     progress: bool,
     scale_loss: bool = False,
@@ -54,13 +71,14 @@ def optimise(
         Of Adam and of the generator.
     description : str
         Title of the progress bar, and what messages call the run.
-    identity : str
-        Fingerprint of the settings and the model; a checkpoint of another is refused.
-    subject : sequence of torch.Tensor or None
-        What the model made of the recording and the prompt, and masks.  A checkpoint of another
+    provenance : Provenance
+        The weights and settings; a checkpoint of others is refused.
+    subject : mapping of str to sequence of torch.Tensor or None
+        What the model made of the "recording" and the "prompt", and masks.  A checkpoint of another
         subject is refused too; a difference that comes of another computer's rounding is none.
     checkpoint : Path, optional
-        Written every 100 steps, at the end and on KeyboardInterrupt; read at the start.
+        Written after 3 seconds, then at growing intervals of up to 30, at the end and on
+        KeyboardInterrupt; read at the start.  Another run has to wait for it.
     progress : bool
         Whether to show the progress bar with the mean of the last 50 losses.
     scale_loss : bool
@@ -76,50 +94,28 @@ def optimise(
     Raises
     ------
     CheckpointError
-        If the checkpoint belongs to another run, or cannot be read or written.
+        If the checkpoint belongs to another run, is damaged, or cannot be written; before any work.
     DivergenceError
         If the loss is not finite.
     OutOfMemory
         If the GPU's memory is too small.
     """
-    subject = [tensor.detach().cpu() for tensor in subject if tensor is not None]
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.Adam(parameters, lr=learning_rate)
     scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=scale_loss)
-    losses: list[float] = []
-    if checkpoint is not None and checkpoint.exists():
-        state = _read(checkpoint, description)
-        if state["identity"] != identity or not _agree(state["subject"], subject):
-            raise CheckpointError(
-                f"{checkpoint} belongs to another recording, prompt, model or settings: delete it "
-                "or name another file."
-            )
-        with explain_memory_errors(description):
-            losses = _resume(state, parameters, optimiser, scaler, generator)
-
-    def save(generator_state: Tensor) -> None:
-        if checkpoint is None:
-            return
-        state = {
-            "identity": identity,
-            "subject": subject,
-            "parameters": [p.detach() for p in parameters],
-            "optimiser": optimiser.state_dict() if len(losses) < steps else None,
-            "scaler": scaler.state_dict(),
-            "generator": generator_state,
-            "losses": losses,
-        }
-        try:
-            write_atomically(checkpoint, lambda path: torch.save(state, path))
-        except (OSError, RuntimeError) as error:  # torch's, when the disk is full
-            raise CheckpointError(
-                f"{checkpoint} cannot be written: is the disk full? Make room or name another "
-                f"folder; what was saved before is kept ({error})."
-            ) from error
-
-    bar = tqdm(total=steps, initial=len(losses), desc=description, disable=not progress)
-    with bar, explain_memory_errors(description):
-        while len(losses) < steps:
+    run = _Run(parameters, optimiser, scaler, generator, steps, description)
+    file = None if checkpoint is None else _Checkpoint(checkpoint, provenance, subject)
+    if file is not None and file.load(run) and len(run.losses) == steps:
+        return run.losses
+    with ExitStack() as stack:
+        if file is not None:
+            file.hold(stack, run)
+            file.load(run)  # another run may have gone on meanwhile
+        bar = stack.enter_context(
+            tqdm(total=steps, initial=len(run.losses), desc=description, disable=not progress)
+        )
+        stack.enter_context(explain_memory_errors(description))
+        while len(run.losses) < steps:
             generator_state = generator.get_state()
             try:
                 loss = loss_function(generator)
@@ -127,21 +123,46 @@ def optimise(
                 scaler.scale(loss).backward()
                 value = loss.item()
             except KeyboardInterrupt:  # no parameter of this step has moved yet
-                save(generator_state)
+                generator.set_state(generator_state)
+                if file is not None:
+                    file.save(run)
                 raise
             if not torch.isfinite(loss):
                 raise DivergenceError(
-                    f"{description}: the loss of step {len(losses) + 1} is {value}; lower the "
+                    f"{description}: the loss of step {len(run.losses) + 1} is {value}; lower the "
                     "learning rate or use float32."
                 )
             scaler.step(optimiser)
             scaler.update()
-            losses.append(value)
+            run.losses.append(value)
             bar.update()
-            bar.set_postfix(loss=f"{sum(losses[-50:]) / len(losses[-50:]):.4f}", refresh=False)
-            if len(losses) % CHECKPOINT_EVERY == 0 or len(losses) == steps:
-                save(generator.get_state())
-    return losses
+            recent = run.losses[-50:]
+            bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
+            if file is not None and (file.is_due() or len(run.losses) == steps):
+                file.save(run)
+    return run.losses
+
+
+def check_settings(settings: object, **ranges: tuple[type, float]) -> None:
+    """Raise a ValueError unless each named setting is a number of its kind, not below its least.
+
+    Parameters
+    ----------
+    settings : dataclass
+    **ranges
+        By name the kind, ``Integral`` or ``Real``, and the least value; a ``Real`` one has to lie
+        above it.
+    """
+    for name, (kind, least) in ranges.items():
+        value = getattr(settings, name)
+        if kind is Integral:
+            fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+            wanted = f"a whole number, {least} or more"
+        else:
+            fits = isinstance(value, Real) and math.isfinite(value) and value > least
+            wanted = f"a number above {least}"
+        if not fits:
+            raise ValueError(f"{name} is {value!r}: give {wanted}.")
 
 
 def fingerprint(*values: object) -> str:
@@ -155,32 +176,149 @@ def fingerprint(*values: object) -> str:
     return digest.hexdigest()
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Write beside ``path`` and move into place, so that no reader sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+class _Run:
+    """What changes from step to step."""
+
+    def __init__(
+        self,
+        parameters: list[Tensor],
+        optimiser: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        generator: torch.Generator,
+        steps: int,
+        description: str,
+    ) -> None:
+        self.parameters = parameters
+        self.optimiser = optimiser
+        self.scaler = scaler
+        self.generator = generator
+        self.steps = steps
+        self.description = description
+        self.losses: list[float] = []
+
+    def state(self) -> dict[str, object]:
+        """All that a resumed run needs; of a finished one Adam's averages are left out."""
+        finished = len(self.losses) >= self.steps
+        return {
+            "parameters": [p.detach() for p in self.parameters],
+            "optimiser": None if finished else self.optimiser.state_dict()["state"],
+            "scaler": self.scaler.state_dict(),
+            "generator": self.generator.get_state(),
+            "losses": self.losses,
+        }
+
+    def resume(self, state: dict) -> None:
+        """Put everything back; raises whatever comes of a state that is none of this run's."""
+        losses, averages = state["losses"], state["optimiser"]
+        shapes = [p.shape for p in self.parameters]
+        if [p.shape for p in state["parameters"]] != shapes:
+            raise ValueError("parameters of other shapes")
+        if not all(isinstance(loss, float) for loss in losses) or len(losses) > self.steps:
+            raise ValueError("other losses")
+        if (averages is None) != (len(losses) == self.steps):
+            raise ValueError("Adam's averages are missing")
+        if averages is not None and len(averages) != (len(shapes) if losses else 0):
+            raise ValueError("other averages")
+        if state["scaler"].keys() != self.scaler.state_dict().keys():
+            raise ValueError("another scaler")
+        for index, kept in (averages or {}).items():
+            if not kept["exp_avg"].shape == kept["exp_avg_sq"].shape == shapes[index]:
+                raise ValueError("averages of other shapes")
+        self.generator.set_state(state["generator"])
+        self.scaler.load_state_dict(state["scaler"])
+        if averages is not None:
+            groups = self.optimiser.state_dict()["param_groups"]
+            self.optimiser.load_state_dict({"state": averages, "param_groups": groups})
+        with torch.no_grad():
+            for parameter, saved in zip(self.parameters, state["parameters"], strict=True):
+                parameter.copy_(saved)
+        self.losses = losses
 
 
-def _read(checkpoint: Path, description: str) -> dict:
-    """Read a checkpoint whole, or say that it is none."""
-    needed = {"identity", "subject", "parameters", "optimiser", "scaler", "generator", "losses"}
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        whole = needed <= state.keys()
-    except (OSError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{checkpoint} cannot be read as a checkpoint of {description}: delete it."
-        ) from error
-    if not whole:
-        raise CheckpointError(
-            f"{checkpoint} cannot be read as a checkpoint of {description}: delete it."
+class _Checkpoint:
+    """A run on the disk."""
+
+    def __init__(self, path: Path, provenance: Provenance, subject: Subject) -> None:
+        self.path = Path(path)
+        self.provenance = provenance
+        self.subject = {
+            name: [tensor.detach().cpu() for tensor in tensors if tensor is not None]
+            for name, tensors in subject.items()
+        }
+        self.interval = FIRST_SAVE
+        self.due = time.monotonic() + self.interval
+
+    def hold(self, stack: ExitStack, run: _Run) -> None:
+        """Lock it for this run, and see whether it can be written when the time comes."""
+        try:
+            stack.enter_context(lock(self.path))
+        except StorageError as error:
+            raise CheckpointError(str(error)) from error
+        needed = 3 * sum(parameter.nbytes for parameter in run.parameters)  # Adam keeps two more
+        free = shutil.disk_usage(self.path.parent).free
+        if free < needed:
+            raise CheckpointError(
+                f"{self.path} needs {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB "
+                "free: make room or name another folder."
+            )
+
+    def is_due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() >= self.due
+
+    def save(self, run: _Run) -> None:
+        """Write all of a run; what was saved before is kept until that has been done."""
+        state = {
+            "made from": self.provenance.to_json(),
+            "subject": self.subject,
+            **run.state(),
+        }
+        started = time.monotonic()
+        try:
+            write_whole(self.path, lambda file: torch.save(state, file), checked=True)
+        except StorageError as error:
+            raise CheckpointError(str(error)) from error
+        now = time.monotonic()
+        self.due = now + max(self.interval, (now - started) / SAVING_SHARE)
+        self.interval = min(LAST_SAVE, self.interval * SLOWER)
+
+    def load(self, run: _Run) -> bool:
+        """Resume a run, if it has been saved; say what is wrong with what has been."""
+        if not self.path.exists():
+            return False
+        try:
+            with open_checked(self.path) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+            saved = Provenance.from_json(state["made from"])
+            differences = [
+                *saved.differences(self.provenance),
+                *(
+                    f"another {name}"
+                    for name, tensors in self.subject.items()
+                    if not _agree(state["subject"].get(name, ()), tensors)
+                ),
+            ]
+        except Exception as error:  # whatever a damaged file makes of reading
+            raise self._unreadable(run) from error
+        if differences:
+            raise CheckpointError(
+                f"{self.path} belongs to another run, {sentence(differences)}: delete it or name "
+                "another file."
+            )
+        with explain_memory_errors(run.description):
+            try:
+                run.resume(state)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:
+                raise self._unreadable(run) from error
+        return True
+
+    def _unreadable(self, run: _Run) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} is damaged or cannot be read as a checkpoint of {run.description}: "
+            "delete it."
         )
-    return state
 
 
 def _agree(saved: Sequence[Tensor], present: Sequence[Tensor]) -> bool:
@@ -189,21 +327,3 @@ def _agree(saved: Sequence[Tensor], present: Sequence[Tensor]) -> bool:
         return False
     pairs = [(a.float(), b.float()) for a, b in zip(saved, present, strict=True)]
     return all((a - b).norm() <= SAME * b.norm() for a, b in pairs)
-
-
-def _resume(
-    state: dict,
-    parameters: list[Tensor],
-    optimiser: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    generator: torch.Generator,
-) -> list[float]:
-    """Put everything back to where the checkpoint was written; returns its losses."""
-    with torch.no_grad():
-        for parameter, saved in zip(parameters, state["parameters"], strict=True):
-            parameter.copy_(saved)
-    if state["optimiser"] is not None:
-        optimiser.load_state_dict(state["optimiser"])
-    scaler.load_state_dict(state["scaler"])
-    generator.set_state(state["generator"])
-    return state["losses"]

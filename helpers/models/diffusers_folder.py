@@ -16,7 +16,7 @@ import torch
 from diffusers import DDIMScheduler, ModelMixin
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from helpers.audio import HOP_LENGTH, N_FRAMES, N_MELS, SAMPLE_RATE
 from helpers.models import ModelFileError
@@ -25,6 +25,7 @@ from helpers.models.published import (
     INDEX,
     class_name,
     fetch,
+    load_tokenizer,
     missing_files,
     read_json,
     read_weights,
@@ -198,7 +199,7 @@ class DiffusersFolder:
         """
         for file in ("tokenizer.json", "tokenizer_config.json"):
             read_json(folder / name / file)
-        return AutoTokenizer.from_pretrained(folder / name, local_files_only=True)
+        return load_tokenizer(folder / name, local_files_only=True)
 
     def model(
         self,

@@ -7,7 +7,6 @@ only in their :class:`Conditioning`: one stream of tokens, one pooled vector, tw
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.audio import CLIP_SAMPLES, Clip
+from helpers.models.prompts import PromptError as PromptError
+from helpers.models.prompts import check_prompts
+from helpers.storage import Provenance, content_hash
 
 SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
     "num_train_timesteps",
@@ -30,10 +32,6 @@ SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
 )
 TERMINAL_SNR = ("as trained", "zero")
 STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
-
-
-class PromptError(ValueError):
-    """A prompt that cannot be used; the message says why and what to do."""
 
 
 class OutOfMemory(RuntimeError):
@@ -209,14 +207,25 @@ class LatentAudioModel:
         return next(self.unet.parameters()).dtype
 
     @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the contents of each part, for :class:`helpers.storage.Provenance`."""
+        text = dict.fromkeys(_modules_of(self.text_encoder))  # each once, in order
+        return {
+            "UNet": content_hash(self.unet),
+            "autoencoder": content_hash(self.vae),
+            "vocoder": content_hash(self.vocoder),
+            "text encoder": content_hash(list(text)),
+        }
+
+    @property
+    def schedule(self) -> dict[str, object]:
+        """The noise schedule's settings, and not ᾱ, whose last bits differ among processors."""
+        return {key: self.noise_schedule.config.get(key) for key in SCHEDULE}
+
+    @property
     def fingerprint(self) -> str:
-        """Changes with the name, the schedule, and any retraining of UNet or autoencoder."""
-        config = self.noise_schedule.config  # and not ᾱ, whose last bits differ among processors
-        digest = hashlib.sha256(f"{self.name} {[config.get(key) for key in SCHEDULE]}".encode())
-        for parameter in (*self.unet.parameters(), *self.vae.parameters()):
-            beginning = parameter.detach().flatten()[:16].float()
-            digest.update(beginning.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """Changes with the schedule and with any bit of any part's weights."""
+        return Provenance(self.weights, self.schedule).digest
 
     @torch.no_grad()
     def encode(self, clip: Clip, generator: torch.Generator | None = None) -> Tensor:
@@ -292,13 +301,10 @@ class LatentAudioModel:
         Raises
         ------
         PromptError
-            If a prompt is empty.
+            If a prompt is empty, or the text encoder can read nothing of it.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not prompts or not all(prompt.strip() for prompt in prompts):
-            raise PromptError(
-                "The prompt is empty: describe the sound you want, e.g. 'a dog barking'."
-            )
+        check_prompts(prompts, self.text_encoder)
         return self._encode_text(prompts)
 
     def unconditional(self, batch_size: int = 1) -> Conditioning:
@@ -399,6 +405,16 @@ class LatentAudioModel:
     @torch.no_grad()
     def _encode_text(self, prompts: list[str]) -> Conditioning:
         return self.text_encoder(prompts).to(self.device, torch.float32)
+
+
+def _modules_of(encoder: object) -> Iterator[nn.Module]:
+    """All modules that a text encoder holds, itself or in its parts."""
+    if isinstance(encoder, nn.Module):
+        yield encoder
+    else:
+        for part in getattr(encoder, "__dict__", {}).values():
+            if isinstance(part, nn.Module) or type(part).__module__.startswith("helpers."):
+                yield from _modules_of(part)
 
 
 @contextmanager

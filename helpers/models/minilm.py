@@ -25,10 +25,12 @@ class MiniLM:
     from the hub's cache; either way the weights' SHA-256 must be the original's.
     """
 
+    max_tokens = MAX_TOKENS
+
     def __init__(self) -> None:
         folder = _folder()
         _check_weights(folder / "model.safetensors")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.model = BertModel.from_pretrained(folder).eval()
         self.model.requires_grad_(False)
 

@@ -35,6 +35,7 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from helpers.models import ModelFileError
 
@@ -176,6 +177,34 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ModelFileError(f"{path} holds something other than named tensors: replace it.")
     return weights
+
+
+def load_tokenizer(source: str | Path, **options: object) -> PreTrainedTokenizerBase:
+    """Load a tokenizer of transformers; code that comes with it is neither run nor asked about.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder or a hub repository.
+    **options
+        Of ``from_pretrained``.
+
+    Raises
+    ------
+    ModelFileError
+        If it is not one of transformers' own kinds, or damaged.
+    OSError
+        If it is out of reach.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file makes of reading, or code that is wanted
+        raise ModelFileError(
+            f"The tokenizer of {source} is damaged, or wants code of its own to be run, which is "
+            "not done: get the model from its publisher again, or use another."
+        ) from error
 
 
 def split(weights: Mapping[str, Tensor], prefixes: list[str], path: Path) -> list[dict]:

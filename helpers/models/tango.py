@@ -12,6 +12,7 @@ half-precision faults cannot occur.  The autoencoder and the vocoder are float32
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DCondit
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 from transformers import (
-    AutoTokenizer,
     PreTrainedTokenizerBase,
     SpeechT5HifiGan,
     SpeechT5HifiGanConfig,
@@ -37,6 +37,7 @@ from helpers.models.published import (
     check_disk,
     class_name,
     fetch,
+    load_tokenizer,
     missing_files,
     read_json,
     read_weights,
@@ -384,7 +385,7 @@ def _text_encoder(
         weights["encoder.embed_tokens.weight"] = weights["shared.weight"]
     model = assemble(lambda: T5EncoderModel(config), weights, path)
     model.tie_weights()
-    return T5Text(AutoTokenizer.from_pretrained(tokenizer_folder), model)
+    return T5Text(load_tokenizer(tokenizer_folder), model)
 
 
 def _check_keys(path: Path, config: dict, keys: Iterable[str]) -> None:
@@ -394,7 +395,13 @@ def _check_keys(path: Path, config: dict, keys: Iterable[str]) -> None:
 
 def _unet_config(folder: Path, main_config: dict) -> dict:
     """Read the file that main_config.json names; the published checkpoints lack it."""
-    path = folder / (main_config.get("unet_model_config_path") or "")
+    path = folder / str(main_config.get("unet_model_config_path") or "")
+    # By its name: in the hub's cache every file is a link to one outside its folder.
+    if not Path(os.path.normpath(path)).is_relative_to(os.path.normpath(folder)):
+        raise ModelFileError(
+            f"{folder / 'main_config.json'} names {path}, which lies outside its folder and is not "
+            "read: get the model from its publisher again."
+        )
     return read_json(path) if path.is_file() else UNET_CONFIG
 
 

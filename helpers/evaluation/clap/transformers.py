@@ -15,12 +15,12 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, ClapFeatureExtractor, ClapModel
+from transformers import AutoConfig, ClapFeatureExtractor, ClapModel
 
 from helpers.evaluation.clap import ClapError
 from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models import ModelFileError, find_device
-from helpers.models.published import check_sha256
+from helpers.models.published import check_sha256, load_tokenizer
 
 DEFAULT_CHECKPOINT = "laion/clap-htsat-unfused"
 REVISIONS = {
@@ -55,7 +55,7 @@ class TransformersClap(WindowedClap):
         self.model = _load_model(checkpoint).to(self.device)
         revision = _revision(checkpoint)
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(checkpoint, revision=revision)
+            self.tokenizer = load_tokenizer(checkpoint, revision=revision)
             self.processor = ClapFeatureExtractor.from_pretrained(checkpoint, revision=revision)
         except OSError as error:
             raise _unreadable(checkpoint) from error
@@ -107,7 +107,16 @@ def _revision(checkpoint: str) -> str:
 def _load_model(checkpoint: str) -> ClapModel:
     revision = _revision(checkpoint)
     try:
-        kind = AutoConfig.from_pretrained(checkpoint, revision=revision).model_type
+        try:
+            config = AutoConfig.from_pretrained(
+                checkpoint, revision=revision, trust_remote_code=False
+            )
+        except ValueError as error:  # of a kind that transformers does not have
+            raise ClapError(
+                f"{checkpoint} is no CLAP of transformers, and code that comes with a model is not "
+                f"run: choose one such as {DEFAULT_CHECKPOINT}."
+            ) from error
+        kind = config.model_type
         if kind != "clap":
             raise ClapError(
                 f"{checkpoint} is a {kind} model and no CLAP: choose one such as "

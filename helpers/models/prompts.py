@@ -1,0 +1,95 @@
+"""What a text encoder reads of a prompt: one it cannot read is refused, what it cuts is told."""
+
+from __future__ import annotations
+
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from transformers import PreTrainedTokenizerBase
+
+KEPT_WORDS = 6  # how many of the last words that are read a warning shows
+
+
+class PromptError(ValueError):
+    """A prompt that cannot be used; the message says why and what to do."""
+
+
+def check_prompts(prompts: Sequence[str], text_encoder: object) -> None:
+    """Refuse prompts that say nothing to a text encoder; warn of what it does not read.
+
+    Parameters
+    ----------
+    prompts : sequence of str
+    text_encoder : object
+        It, or its parts, have a ``tokenizer`` and read ``max_tokens`` (by default as many as the
+        tokenizer says); others are asked nothing.
+
+    Raises
+    ------
+    PromptError
+        If a prompt is no text, is empty or invisible, or holds nothing that the encoder knows.
+    """
+    if not prompts or not all(isinstance(p, str) and _is_visible(p) for p in prompts):
+        raise PromptError("The prompt is empty: describe the sound you want, e.g. 'a dog barking'.")
+    for tokenizer, max_tokens in _tokenizers(text_encoder):
+        for prompt in prompts:
+            _check(prompt, tokenizer, max_tokens)
+
+
+def _is_visible(text: str) -> bool:
+    """Whether any character shows: spaces, controls and zero-width ones do not."""
+    return any(unicodedata.category(character)[0] not in "ZC" for character in text)
+
+
+def _tokenizers(encoder: object) -> Iterator[tuple[PreTrainedTokenizerBase, int]]:
+    tokenizer = getattr(encoder, "tokenizer", None)
+    if isinstance(tokenizer, PreTrainedTokenizerBase):
+        yield tokenizer, getattr(encoder, "max_tokens", tokenizer.model_max_length)
+    else:
+        for part in getattr(encoder, "__dict__", {}).values():
+            if type(part).__module__.startswith("helpers."):
+                yield from _tokenizers(part)
+
+
+def _check(prompt: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+    fast = tokenizer.is_fast  # the others do not say where in the prompt a token comes from
+    whole = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
+    tokens = whole["input_ids"]
+    known = [token for token in tokens if token not in tokenizer.all_special_ids]
+    if not tokenizer.decode(known).strip():
+        raise PromptError(
+            f"The text encoder can read nothing of the prompt {prompt!r}: describe the sound in "
+            "English words, e.g. 'a dog barking'."
+        )
+    places = whole["offset_mapping"] if fast else [(0, 0)] * len(tokens)
+    unknown = [
+        prompt[start:end]
+        for token, (start, end) in zip(tokens, places, strict=True)
+        if token == tokenizer.unk_token_id
+    ]
+    if unknown:
+        warnings.warn(
+            f"The text encoder cannot read {', '.join(map(repr, dict.fromkeys(unknown)))} in the "
+            f"prompt {prompt!r}: use English words.",
+            stacklevel=4,
+        )
+    room = max_tokens - tokenizer.num_special_tokens_to_add()
+    if len(tokens) > room:
+        words = prompt[: _end_of_words(places, room)].split()
+        warnings.warn(
+            f"The prompt is too long: the text encoder reads its first {len(words)} words, up to "
+            f"“…{' '.join(words[-KEPT_WORDS:])}”; shorten it.",
+            stacklevel=4,
+        )
+
+
+def _end_of_words(places: list[tuple[int, int]], room: int) -> int:
+    """Where the last word ends of which all tokens have room."""
+    ends = [
+        (end, index)
+        for index, ((_, end), (start, _)) in enumerate(pairwise(places), start=1)
+        if start > end and index <= room
+    ]
+    return ends[-1][0] if ends else places[room - 1][1]

@@ -1,0 +1,470 @@
+"""Files that must not be lost or lie: whole writes, checksums, locks, and what a result is made of.
+
+A file is written beside its place, flushed to the disk and moved into place, so that a reader finds
+the old one or the new one, whatever stops the program.  What a stored result was made from is one
+value, :class:`Provenance`; comparing two of them says in words what differs.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import os
+import platform
+import secrets
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from filelock import SoftFileLease, Timeout
+from torch import Tensor, nn
+
+ABANDONED = 24 * 3600  # seconds after which a part that another computer left is nobody's
+LEASE = 30.0  # seconds without a sign of life after which a lock is nobody's
+WAIT = LEASE + 5  # seconds to wait for another run
+CHECKSUM = b"\nsha256 "  # what a checked file ends with, before 64 digits
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # how a cell begins that is not taken as text
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "librosa")
+
+
+class StorageError(OSError):
+    """A file that cannot be written or read as what it should be; the message says what to do."""
+
+
+def write_whole(
+    path: str | Path, write: Callable[[BinaryIO], object], checked: bool = False
+) -> None:
+    """Write a file so that no reader ever sees half of it, not even after a power cut.
+
+    Parameters
+    ----------
+    path : str or Path
+        A link there is replaced, not followed.
+    write : callable
+        Gets a new file, open for reading and writing bytes, and fills it.
+    checked : bool
+        Whether a SHA-256 of the content is added at its end, for :func:`open_checked`.
+
+    Raises
+    ------
+    StorageError
+        If the disk is full or the folder cannot be written; a file that was there before is kept.
+    """
+    path = Path(path)
+    part = path.with_name(f".{_host()}-{os.getpid()}-{secrets.token_hex(8)}.part")
+    raw = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = _Raw(part)
+        with io.BufferedRandom(raw) as file:
+            write(file)
+            if checked:
+                file.write(CHECKSUM + _sha256_of_file(file).encode())
+            file.flush()
+            if raw.failure:
+                raise raw.failure
+            _to_disk(file.fileno())
+        os.replace(part, path)
+        _folder_to_disk(path.parent)
+    except (OSError, RuntimeError) as error:  # a RuntimeError is torch's, when the disk is full
+        failure = raw.failure if raw else None
+        if failure is None and isinstance(error, RuntimeError):
+            raise
+        raise _unwritable(path, failure or error) from error
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file by its path, as :func:`write_whole` does by an open file."""
+    write_whole(path, lambda file: write(Path(file.name)))
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text as UTF-8 by :func:`write_whole`."""
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def to_cell(text: str) -> str:
+    """Text for a cell of a CSV file that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+def from_cell(cell: str) -> str:
+    """Give back what :func:`to_cell` was given."""
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+
+
+@contextmanager
+def open_checked(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a file that was written ``checked``, after its content was compared with its SHA-256.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be read, or a single bit of it has changed.
+    """
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context(Path(path).open("rb"))
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read ({error.strerror}).") from error
+        ending = len(CHECKSUM) + 64
+        size = os.fstat(file.fileno()).st_size
+        file.seek(max(0, size - ending))
+        stored = file.read()
+        if stored != CHECKSUM + _sha256_of_file(file, max(0, size - ending)).encode():
+            raise StorageError(f"{path} is damaged: its content is not what was written.")
+        file.seek(0)
+        yield file
+
+
+def clean(folder: str | Path) -> None:
+    """Remove the parts that stopped runs have left in a folder; those of running ones stay."""
+    for part in Path(folder).glob(".*.part"):
+        with suppress(OSError, ValueError):
+            host, process, _ = part.name.removeprefix(".").split("-")
+            if host == _host():
+                dead = not _is_running(int(process))
+            else:
+                dead = time.time() - part.lstat().st_mtime > ABANDONED
+            if dead:
+                part.unlink()
+
+
+@contextmanager
+def lock(path: str | Path, wait: float = WAIT) -> Iterator[None]:
+    """Keep other runs from a folder or a file while this one writes it.
+
+    The lock is a small file, which needs neither ``flock`` nor hard links, so that it works on
+    network drives too.  A run that waits takes the lock of a dead process over.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder, which is made if need be, or a file of an existing or a new folder (with a
+        suffix).
+    wait : float
+        Seconds to wait for another run to end; shorter than 30, and a dead run on another computer
+        is not told from one that is alive.
+
+    Raises
+    ------
+    StorageError
+        If another run still holds it, or the folder cannot be written.
+    """
+    path = Path(path)
+    mark = path.with_name(f".{path.name}.lock") if path.suffix else path / ".lock"
+    lease = SoftFileLease(mark, lease_duration=LEASE, thread_local=False)
+    try:
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        before = _look(mark)
+        try:
+            lease.acquire(timeout=wait, poll_interval=min(0.25, wait / 4))
+        except Timeout:
+            # Where a file cannot be exchanged for another in one step, a lease is not taken over.
+            if wait < LEASE or before is None or _look(mark) != before:
+                raise
+            mark.unlink(missing_ok=True)
+            lease.acquire(timeout=1)
+    except Timeout as error:
+        raise StorageError(
+            f"{path} is in use by another run: wait until it has ended and start again. If none "
+            f"is running, delete {mark}."
+        ) from error
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        clean(mark.parent)
+        yield
+    finally:
+        lease.release()
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a stored result was made from.
+
+    Parameters
+    ----------
+    weights : mapping of str to str
+        SHA-256 of the contents of every set of weights that took part, by what it is: "UNet",
+        "autoencoder", "vocoder", "text encoder", "CLAP", "classifier"; see :func:`content_hash`.
+    settings : mapping of str to object
+        Numbers, words and lists of them by name; a dataclass becomes "name.field", and under the
+        name "" its fields' own names.
+    inputs : mapping of str to str
+        SHA-256 of pairs and recordings by name.
+    versions : mapping of str to str
+        Of the packages that computed it: information, which is not compared.
+    """
+
+    weights: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=lambda: versions(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Bring the settings to what JSON gives back, so that reading and writing change none."""
+        object.__setattr__(self, "settings", _flat(self.settings))
+
+    def __hash__(self) -> int:
+        """Hash what is compared."""
+        return hash(self.digest)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is compared: a name for folders and rows."""
+        compared = [dict(self.weights), dict(self.settings), dict(self.inputs)]
+        return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, other: Provenance) -> list[str]:
+        """Say how this, as stored, differs from what is asked for now.
+
+        Returns
+        -------
+        list of str
+            Such as ``["another classifier", "guidance_scale 2.5 instead of 3.0"]``; empty if the
+            stored result may be used.
+        """
+        found = []
+        for mine, others in ((self.weights, other.weights), (self.inputs, other.inputs)):
+            for name in _names(mine, others):
+                if name not in mine:
+                    found.append(f"no {name}")
+                elif name not in others:
+                    found.append(f"a {name} beside the rest")
+                elif mine[name] != others[name]:
+                    found.append(f"another {name}")
+        for name in _names(self.settings, other.settings):
+            mine, others = self.settings.get(name), other.settings.get(name)
+            if mine != others:
+                found.append(f"{name} {_said(mine)} instead of {_said(others)}")
+        return found
+
+    def to_json(self) -> str:
+        """Write it as JSON, one name a line."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Provenance:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is anything else.
+        """
+        content = json.loads(text)
+        parts = ("weights", "settings", "inputs", "versions")
+        if not isinstance(content, dict) or sorted(content) != sorted(parts):
+            raise ValueError("This is no record of what a result was made from.")
+        if not all(isinstance(content[part], dict) for part in parts):
+            raise ValueError("This is no record of what a result was made from.")
+        return cls(**content)
+
+
+def sentence(differences: list[str]) -> str:
+    """Join differences to the end of a sentence: "it was made with another CLAP, η 1 instead …"."""
+    named, others = differences[:4], len(differences) - 4
+    return f"it was made with {', '.join(named)}" + (f" and {others} more" if others > 0 else "")
+
+
+def content_hash(value: object) -> str:
+    """SHA-256, 64 hexadecimal digits, of the contents of something.
+
+    Parameters
+    ----------
+    value : torch.nn.Module, Path, torch.Tensor, np.ndarray, bytes, str, None, or a list of them
+        Of a module all parameters and buffers with their names; of a file its bytes.
+
+    Raises
+    ------
+    TypeError
+        For anything else.
+    """
+    if isinstance(value, nn.Module):
+        return _module_hash(value)
+    if isinstance(value, Path):
+        with value.open("rb") as file:
+            return _sha256_of_file(file)
+    digest = hashlib.sha256()
+    if isinstance(value, Tensor):
+        digest.update(repr((str(value.dtype), tuple(value.shape))).encode())
+        digest.update(_bytes(value).cpu().numpy())
+    elif isinstance(value, np.ndarray):
+        digest.update(repr((str(value.dtype), value.shape)).encode())
+        digest.update(np.ascontiguousarray(value).data)
+    elif isinstance(value, bytes | str | None):
+        digest.update(type(value).__name__.encode())
+        digest.update(value if isinstance(value, bytes) else str(value).encode())
+    elif isinstance(value, list | tuple):
+        digest.update(" ".join(["list", *map(content_hash, value)]).encode())
+    else:
+        raise TypeError(f"The contents of a {type(value).__name__} have no hash.")
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that compute."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+class _Raw(io.FileIO):
+    """A new file that remembers an error of writing."""
+
+    def __init__(self, path: Path) -> None:
+        self.failure: OSError | None = None
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+        super().__init__(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o666))
+
+    def write(self, content: bytes) -> int | None:
+        """Write, or after a failure let it vanish: whoever writes may not be able to stop."""
+        if self.failure is None:
+            try:
+                return super().write(content)
+            except OSError as error:
+                self.failure = error
+        return memoryview(content).nbytes
+
+
+def _unwritable(path: Path, error: Exception) -> StorageError:
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "choose a folder that you may write"
+    elif isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.EEXIST):
+        advice = "a file lies where a folder is needed, so name another"
+    elif isinstance(error, OSError) and error.errno not in FULL:
+        advice = "name another place"
+    else:
+        advice = "is the disk full? Make room or name another folder"
+    reason = getattr(error, "strerror", None) or error
+    return StorageError(f"{path} cannot be written ({reason}): {advice}; what was there is kept.")
+
+
+def _to_disk(descriptor: int) -> None:
+    """Flush a file or a folder, where the file system can."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EBADF):
+            raise
+
+
+def _folder_to_disk(folder: Path) -> None:
+    with suppress(OSError):  # Windows cannot open a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            _to_disk(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _sha256_of_file(file: BinaryIO, size: int | None = None) -> str:
+    """Hash the first ``size`` bytes of a file, or all; it is left at their end."""
+    file.seek(0)
+    digest, left = hashlib.sha256(), float("inf") if size is None else size
+    while left and (block := file.read(int(min(left, 1 << 20)))):
+        digest.update(block)
+        left -= len(block)
+    return digest.hexdigest()
+
+
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # where signal 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _look(mark: Path) -> tuple[int, int, bytes] | None:
+    with suppress(OSError):
+        status = mark.lstat()
+        return status.st_mtime_ns, status.st_ino, mark.read_bytes()[:1024]
+    return None
+
+
+_hashes: weakref.WeakKeyDictionary[nn.Module, tuple[list, str]] = weakref.WeakKeyDictionary()
+
+
+def _module_hash(module: nn.Module) -> str:
+    """Hash all weights; again only if one has changed since."""
+    tensors = dict(chain(module.named_parameters(), module.named_buffers()))
+    state = [(name, t.dtype, t.shape, t.data_ptr(), _sum(t)) for name, t in tensors.items()]
+    known, digest = _hashes.get(module, (None, ""))
+    if known == state:
+        return digest
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes(tensor).cpu().numpy())
+    _hashes[module] = state, digest.hexdigest()
+    return digest.hexdigest()
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().flatten().view(torch.uint8)
+
+
+def _sum(tensor: Tensor) -> int:
+    """Sum of the bytes, eight together: faster than a hash, and enough to notice a change."""
+    content = _bytes(tensor)
+    whole = len(content) // 8 * 8
+    eights = content[:whole].clone() if content.storage_offset() % 8 else content[:whole]
+    return int(eights.view(torch.int64).sum()) + int(content[whole:].sum())
+
+
+def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Give settings dotted names and values that JSON knows."""
+    flat: dict[str, object] = {}
+    for name, value in settings.items():
+        if is_dataclass(value) and not isinstance(value, type):
+            value = {each: getattr(value, each) for each in value.__dataclass_fields__}
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}." if name else prefix)
+        else:
+            flat[prefix + name] = _plain(value)
+    return flat
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return str(value)
+
+
+def _names(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
+    return list(dict.fromkeys([*one, *other]))
+
+
+def _said(value: object) -> str:
+    return "nothing" if value is None else str(value)

@@ -1,0 +1,1 @@
+"""Kills and damages, by class: ``make torture``."""
