@@ -6,6 +6,7 @@ import re
 from datetime import date
 from pathlib import Path
 
+import ipykernel.kernelspec
 import nbformat
 import numpy as np
 import pyloudnorm
@@ -92,6 +93,16 @@ def test_no_error_and_no_warning_is_stored(lesson):
 def test_no_widget_state_is_stored(lesson):
     assert "widgets" not in lesson.metadata
     assert set(lesson.metadata) <= {"kernelspec", "language_info"}
+
+
+def test_saving_a_lesson_in_jupyterlab_changes_nothing(request, lesson, tmp_path):
+    """JupyterLab writes the kernel's own name for itself, and the notebook as nbformat does."""
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    assert lesson.metadata.kernelspec == kernel
+    specification = ipykernel.kernelspec.get_kernel_dict()
+    assert specification["display_name"] == kernel["display_name"]
+    stored = request.node.callspec.params["lesson"].read_text(encoding="utf-8")
+    assert f"{nbformat.writes(lesson)}\n" == stored
 
 
 def test_no_run_has_injected_parameters(lesson):

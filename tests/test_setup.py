@@ -507,3 +507,69 @@ def test_ci_runs_the_same_tests():
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert "make test" in script.read_text()
+
+
+WORKFLOWS = {path.stem: path for path in sorted((ROOT / ".github/workflows").glob("*.yml"))}
+
+
+def run_lines(workflow):
+    """Commands of a workflow that has one job, in order."""
+    [job] = yaml.safe_load(workflow.read_text())["jobs"].values()
+    return [step["run"] for step in job["steps"] if "run" in step]
+
+
+def test_workflows_use_the_oldest_and_the_newest_python():
+    assert set(WORKFLOWS) == {"newest", "test"}
+    [job] = yaml.safe_load(WORKFLOWS["test"].read_text())["jobs"].values()
+    oldest, newest = job["strategy"]["matrix"]["python"]
+    assert oldest == "{}.{}".format(*set_up.OLDEST_PYTHON)
+    assert f"{oldest} to {newest}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f'python-version: "{newest}"' in WORKFLOWS["newest"].read_text()
+    assert {system.partition("-")[0] for system in job["strategy"]["matrix"]["system"]} == {
+        "macos",
+        "ubuntu",
+    }
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_every_line_of_a_workflow_runs(checkout, workflow):
+    """On a fresh clone, with a Python that does nothing but print its arguments."""
+    for stamp in (".complete", ".dev"):
+        (checkout / ".venv" / stamp).unlink()
+    tools = checkout / "tools"
+    tools.mkdir()
+    shutil.copy(checkout / ".venv/bin/python", tools / "python")
+    environment = {k: v for k, v in os.environ.items() if k not in ASKED}
+    environment |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    told = [
+        subprocess.run(
+            ["bash", "-e", "-c", line],
+            cwd=checkout,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.splitlines()
+        for line in run_lines(WORKFLOWS[workflow])
+    ]
+    assert told[-1].count("pytest") == 2  # the package's tests and the mutations; no notebook here
+    pinned = {"test": True, "newest": False}[workflow]
+    words = [word for lines in told for word in lines]
+    assert ("constraints.txt" in words) == pinned
+    assert ("helpers/set_up.py" in words) == pinned
+
+
+def test_an_issue_form_takes_the_report_of_the_verification():
+    form = yaml.safe_load((ROOT / ".github/ISSUE_TEMPLATE/base_model.yml").read_text())
+    fields = {field["id"]: field for field in form["body"] if "id" in field}
+    assert fields["report"]["type"] == "textarea"
+    assert "render" not in fields["report"]["attributes"]  # the report is Markdown
+    text = (ROOT / ".github/ISSUE_TEMPLATE/base_model.yml").read_text()
+    assert "helpers.models.verify" in text
+    assert "report.md" in (ROOT / "helpers/models/verify.py").read_text(encoding="utf-8")
+
+
+def test_the_changelog_knows_the_version():
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## {PROJECT['version']}\n" in changes
+    assert "## Unreleased\n" in changes
