@@ -39,7 +39,8 @@ def install(folder: str | Path) -> list[str]:
     subprocess.CalledProcessError
         If pip fails.
     """
-    before = {each.name: each.version for each in distributions()}
+    # A name may stand twice, as setuptools brings copies of its own; the first is what is imported.
+    before = {each.name: each.version for each in reversed([*distributions()])}
     needed = _requirements(Path(folder))
     kept = [f"{name}=={number}" for name, number in _versions(KERNEL).items()]
     kept += [

@@ -96,6 +96,8 @@ def test_a_missing_torch_is_not_held_back(pip, monkeypatch, clone):
 def test_it_asks_for_a_restart_if_an_imported_package_was_replaced(
     pip, monkeypatch, clone, capsys, changed, replaced
 ):
+    for name in [name for name in sys.modules if name.split(".")[0] == "nbgrader"]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(colab, "_versions", lambda of: dict.fromkeys(changed, "1000") if of else {})
     monkeypatch.setattr(colab, "KEPT", ())
     monkeypatch.setattr(colab, "KERNEL", ())
