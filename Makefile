@@ -35,7 +35,7 @@ demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crow
 	$(if $(PROMPT),--prompt "$$PROMPT") $(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
 
 table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
-	@$(run) helpers.evaluation $(if $(OUT),--out "$$OUT") $(if $(QUICK),--quick)
+	@$(run) tools.table1 $(if $(OUT),--out "$$OUT") $(if $(QUICK),--quick)
 
 test test-mutation test-browser: export HF_HUB_OFFLINE = 1
 test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test

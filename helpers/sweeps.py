@@ -31,6 +31,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from helpers.audio import Clip
+from helpers.comparison import scores
 from helpers.data import DATA
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
@@ -38,11 +39,10 @@ from helpers.editing.interpolation import interpolate, sample
 from helpers.editing.nonrigid import NonRigidEdit, preset
 from helpers.editing.objective import reconstruction_loss
 from helpers.editing.optimisation import write_atomically
-from helpers.evaluation import scores
 from helpers.evaluation.clap import Clap, load_clap
-from helpers.evaluation.pairs import load_pairs
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.models.pocket import load_pocket
+from helpers.pairs import load_pairs
 from helpers.pocket.classifier import sound_probabilities
 from helpers.pocket.foley import foley_clip
 from helpers.pocket.vocabulary import LABELS, VOCABULARY
@@ -57,17 +57,17 @@ ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 HELPERS = Path(__file__).resolve().parent
 CODE = (  # what a figure depends on, below helpers/
     "audio.py",
+    "comparison/scores.py",
     "editing/*.py",
     "evaluation/audio_tower.py",
     "evaluation/clap.py",
     "evaluation/onsets.py",
-    "evaluation/pairs.py",
-    "evaluation/scores.py",
     "evaluation/structure.py",
     "models/griffin_lim.py",
     "models/latent_audio_model.py",
     "models/minilm.py",
     "models/pocket.py",
+    "pairs.py",
     "pocket/classifier.py",
     "pocket/foley.py",
     "pocket/vocabulary.py",
@@ -434,16 +434,9 @@ def _strengths(model: LatentAudioModel, identifier: str) -> list[Row]:
     """Measure all η of a pair: one fit and one batch."""
     [pair] = [pair for pair in load_pairs(PAIR_SET) if pair.id == identifier]
     with NonRigidEdit(model, pair.source.clip, pair.prompt, "pocket", progress=False) as edit:
-        rows = scores.measure(_clap(), pair, edit.sweep(list(ETAS)))
-    return [
-        {
-            "text": row["text_clap"],
-            "audio": row["audio_clap"],
-            "sum": row["sum"],
-            "onset_f1": row["onset_f1"],
-        }
-        for row in rows
-    ]
+        measured = scores.measure(_clap(), pair, edit.sweep(list(ETAS)))
+    shown = measured.rename(columns={"text_clap": "text", "audio_clap": "audio"})
+    return shown[["text", "audio", "sum", "onset_f1"]].to_dict("records")
 
 
 def lora_points() -> list[Row]:

@@ -10,8 +10,8 @@ from helpers import data
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE
 from helpers.data import Recording, Registry, load_registry
 from helpers.editing.inpainting import Gap
-from helpers.evaluation import pairs as module
-from helpers.evaluation.pairs import EDITS, PairsError, find_gap, load_pairs
+from helpers import pairs as module
+from helpers.pairs import EDITS, PairsError, find_gap, load_pairs
 from helpers.pocket import foley
 from helpers.pocket.dataset import HELD_OUT_SEED
 from helpers.pocket.vocabulary import LABELS

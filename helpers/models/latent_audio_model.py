@@ -17,7 +17,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.audio import CLIP_SAMPLES, Clip
+from helpers.audio import CLIP_SAMPLES, Clip, limit
 
 SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
     "num_train_timesteps",
@@ -259,7 +259,7 @@ class LatentAudioModel:
     ) -> list[Clip]:
         """Sound of latents (batch, channels, time, mel), one clip each; see :meth:`decode`.
 
-        A waveform that exceeds full scale is turned down to it.
+        A waveform that exceeds full scale is limited to it: :func:`helpers.audio.limit`.
 
         Raises
         ------
@@ -274,7 +274,7 @@ class LatentAudioModel:
             self._check_finite(log_mels, "log-mel")
             waveforms = self.vocode(log_mels)[:, :samples].cpu()
         self._check_finite(waveforms, "waveform")
-        waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1)
+        waveforms = limit(waveforms)
         names = names or ["decoded"] * len(waveforms)
         return [Clip(w.numpy(), name) for w, name in zip(waveforms, names, strict=True)]
 
