@@ -141,16 +141,12 @@ def read_scores(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     try:
-        scores = pd.read_csv(
-            path,
-            dtype=COLUMNS,
-            keep_default_na=False,
-            na_values=dict.fromkeys(MAY_BE_MISSING, ""),
-            float_precision="round_trip",
-        )
+        scores = pd.read_csv(path, dtype=str, keep_default_na=False)
+        absent = dict.fromkeys(MAY_BE_MISSING, {"": np.nan})
+        scores = scores.replace(absent).astype(COLUMNS)
         whole = list(scores) == list(COLUMNS) and not scores.duplicated(KEY).any()
         whole = whole and scores.drop(columns=MAY_BE_MISSING).notna().all(axis=None)
-    except ValueError:  # pandas' own errors are of this kind
+    except (KeyError, ValueError):  # pandas' own errors are of the second kind
         whole = False
     if not whole:
         raise ScoresError(

@@ -287,18 +287,18 @@ class Results:
 
     def difference_table(self, scores: pd.DataFrame, measure: str, kind: str) -> Table:
         """Paired differences of the paper's method to the best baseline and to every other."""
-        found = self.differences(scores, measure)
-        found["cell"] = [_signed(e) for e in found.itertuples()]
-        best = found[found["best"]]
-        best = best.assign(cell=best["cell"] + " " + best["other"].map(self.name), other="best")
-        every = pd.concat([best, found])
-        cells = self._differences_shown(every, ["best", *self.methods])
+        shown = {}
+        for d in self.differences(scores, measure).itertuples():
+            shown[d.method, d.other, d.edit] = _signed(d)
+            if d.best:
+                shown[d.method, "best", d.edit] = f"{_signed(d)} {self.name(d.other)}"
+        cells = self._differences_shown(shown, ["best", *self.methods])
         note = (
             "Mean difference over pairs with its 95 % interval: above 0 the first method is "
             "better. The best baseline of a column is the one with its highest mean."
         )
-        of_best = cells.index[cells["Difference"].str.endswith("− best baseline")]
-        bold = {(r, c) for r in of_best for c in self.groups if cells.loc[r, c] != NOTHING}
+        of_best = [i for i, d in enumerate(cells["Difference"]) if d.endswith("best baseline")]
+        bold = {(i, c) for i in of_best for c in self.groups if cells.loc[i, c] != NOTHING}
         return Table(
             f"Paired differences: {MEASURES[measure].lower()}, {kind}", note, cells, frozenset(bold)
         )
@@ -329,13 +329,15 @@ class Results:
 
     def equal_text_table(self) -> Table:
         """Onsets where two methods follow the text alike (Fig. 2's claim)."""
-        found = self.at_equal_text()
-        found["cell"] = [f"{_signed(e)} n = {e.n}" if e.n else NOTHING for e in found.itertuples()]
+        shown = {
+            (d.method, d.other, d.edit): f"{_signed(d)} n = {d.n}" if d.n else NOTHING
+            for d in self.at_equal_text().itertuples()
+        }
         note = (
             "Mean difference over pairs, with its 95 % interval, between two sweeps at the Text "
             "CLAP values that both reach; n counts the pairs whose sweeps overlap."
         )
-        cells = self._differences_shown(found, self.of_role("baseline"))
+        cells = self._differences_shown(shown, self.of_role("baseline"))
         return Table("Onset F1 at equal Text CLAP", note, cells)
 
     def trend_table(self) -> Table:
@@ -408,18 +410,20 @@ class Results:
                 return f" The ablations leave one step out of {whole.name}."
         return ""
 
-    def _differences_shown(self, found: pd.DataFrame, others: Sequence[str]) -> pd.DataFrame:
+    def _differences_shown(
+        self, shown: Mapping[tuple[str, str, str], str], others: Sequence[str]
+    ) -> pd.DataFrame:
         """Cells of differences, a row per two methods and a column per group of edit types."""
-        wide = found.pivot(index=["method", "other"], columns="edit", values="cell")
-        rows = [(s, other) for s in self.of_role("subject") for other in others if s != other]
         names = {key: method.name for key, method in self.methods.items()}
         names["best"] = "best baseline"
-        cells = wide.reindex(
-            index=pd.MultiIndex.from_tuples(rows, names=["method", "other"]), columns=[*self.groups]
-        )
-        cells = cells.fillna(NOTHING).reset_index(drop=True)
-        cells.insert(0, "Difference", [f"{names[s]} − {names[other]}" for s, other in rows])
-        return cells
+        rows = [
+            {"Difference": f"{names[subject]} − {names[other]}"}
+            | {title: shown.get((subject, other, title), NOTHING) for title in self.groups}
+            for subject in self.of_role("subject")
+            for other in others
+            if subject != other
+        ]
+        return pd.DataFrame(rows, columns=["Difference", *self.groups])
 
 
 def paper_table() -> Table:

@@ -64,7 +64,7 @@ class Task:
 
     @cached_property
     def latent(self) -> Tensor:
-        """Latent of the recording (the posterior's mode), zero in the gap, (1, channels, time, mel)."""
+        """Latent z of the recording (the posterior's mode), zero in the gap."""
         latent = self.model.encode(self.clip)
         return latent if self.mask is None else latent * self.mask
 
