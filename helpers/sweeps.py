@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from helpers.audio import Clip
+from helpers.comparison import scores
 from helpers.data import DATA
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
@@ -30,11 +31,10 @@ from helpers.editing.interpolation import interpolate, sample
 from helpers.editing.nonrigid import NonRigidEdit
 from helpers.editing.objective import reconstruction_loss
 from helpers.editing.presets import preset
-from helpers.evaluation import scores
 from helpers.evaluation.clap import Clap, load_clap
 from helpers.evaluation.classifier import sound_probabilities
-from helpers.evaluation.pairs import load_pairs
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.pairs import load_pairs
 from helpers.sounds.foley import foley_clip
 from helpers.sounds.vocabulary import LABELS, VOCABULARY
 
@@ -320,16 +320,9 @@ def _strengths(model: LatentAudioModel, identifier: str) -> list[Row]:
     """Measure all η of a pair: one fit and one batch."""
     [pair] = [pair for pair in load_pairs(PAIR_SET) if pair.id == identifier]
     with NonRigidEdit(model, pair.source.clip, pair.prompt, PRESET, progress=False) as edit:
-        rows = scores.measure(_clap(), pair, edit.sweep(list(ETAS)))
-    return [
-        {
-            "text": row["text_clap"],
-            "audio": row["audio_clap"],
-            "sum": row["sum"],
-            "onset_f1": row["onset_f1"],
-        }
-        for row in rows
-    ]
+        measured = scores.measure(_clap(), pair, edit.sweep(list(ETAS)))
+    shown = measured.rename(columns={"text_clap": "text", "audio_clap": "audio"})
+    return shown[["text", "audio", "sum", "onset_f1"]].to_dict("records")
 
 
 def lora_points() -> list[Row]:

@@ -21,8 +21,8 @@ FLOORS = [  # from the ground up; a room and all that is in it, the longest name
     {"helpers.display", "helpers.sounds"},
     {"helpers.models"},
     {"helpers.editing"},
-    {"helpers.evaluation.pairs", "helpers.pairs"},
-    {"helpers.baselines", "helpers.methods"},
+    {"helpers.pairs"},
+    {"helpers.methods"},
     {"helpers.evaluation"},
     {"helpers.comparison", "helpers.sweeps"},
     {"helpers"},  # the face
@@ -150,7 +150,7 @@ UNNAMED = {  # modules whose docstrings name no lesson yet
     "helpers.editing.optimisation",
     *(name for name in FILES if floor(name) in (4, 5)),
     *(f"helpers.evaluation.{name}" for name in ("experiment", "report", "scores", "selection")),
-    "helpers.evaluation.table",
+    "helpers.comparison.tables",
 }
 
 

@@ -1,24 +1,26 @@
-"""Which strength is chosen, and means, intervals and differences against known numbers."""
+"""Which setting is chosen, and means, intervals and differences against known numbers."""
 
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from helpers.evaluation.scores import Row
-from helpers.evaluation.selection import (
+from helpers.comparison.scores import COLUMNS
+from helpers.comparison.selection import of_fixed_setting, of_largest_sum
+from helpers.comparison.statistics import (
     best_method,
     bootstrap,
+    by_pair,
     difference_at_equal_text,
-    mean,
-    of_fixed_strength,
-    of_largest_sum,
+    estimates,
     paired_difference,
     rise,
 )
+from helpers.methods.sdedit import SDEdit
 
 
-def row(pair, method, strength, text_clap, audio_clap, **more):
+def row(pair, method, setting, text_clap, audio_clap, **more):
     scores = {
         "edit": "addition",
         "onset_f1": 1.0,
@@ -30,20 +32,23 @@ def row(pair, method, strength, text_clap, audio_clap, **more):
         "target_probability": 0.5,
         "source_probability": None,
         "seconds": 1.0,
+        "text_clap": text_clap,
+        "audio_clap": audio_clap,
+        "sum": text_clap + audio_clap,
     }
     made = dict.fromkeys(("clap", "model", "fingerprint", "prompt", "audio", "identity"), "")
-    return Row(
-        pair=pair,
-        method=method,
-        strength=strength,
-        text_clap=text_clap,
-        audio_clap=audio_clap,
-        sum=text_clap + audio_clap,
-        **(scores | made | more),
-    )
+    return {"pair": pair, "method": method, "setting": setting} | scores | made | more
 
 
-SWEEP = [
+def table(*rows):
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def keys(scores):
+    return [(r.pair, r.method, r.setting) for r in scores.itertuples()]
+
+
+SWEEP = table(
     row("a", "ours", 0.2, 0.1, 0.9),
     row("a", "ours", 0.6, 0.5, 0.7),  # the largest sum of a
     row("a", "ours", 1.0, 0.6, 0.4),
@@ -51,32 +56,45 @@ SWEEP = [
     row("b", "ours", 0.6, 0.5, 0.25),
     row("a", "sdedit", 0.5, 0.3, 0.5),
     row("b", "sdedit", 0.5, 0.2, 0.6),
-]
+)
 
 
-def test_the_largest_sum_is_chosen_pair_by_pair():
-    chosen = {(r.pair, r.method): r.strength for r in of_largest_sum(reversed(SWEEP))}
-    assert chosen == {
-        ("a", "ours"): 0.6,
-        ("b", "ours"): 0.2,
-        ("a", "sdedit"): 0.5,
-        ("b", "sdedit"): 0.5,
+def test_the_largest_sum_is_chosen_pair_by_pair_whatever_the_order():
+    chosen = of_largest_sum(SWEEP[::-1])
+    assert set(keys(chosen)) == {
+        ("a", "ours", 0.6),
+        ("b", "ours", 0.2),
+        ("a", "sdedit", 0.5),
+        ("b", "sdedit", 0.5),
     }
+    assert len(chosen) == 4
 
 
 def test_of_equal_sums_the_weakest_edit_is_chosen():
-    rows = [row("a", "ours", strength, 0.5, 0.25) for strength in (1.0, 0.4, 0.6)]
-    assert [r.strength for r in of_largest_sum(rows)] == [0.4]
+    rows = table(*(row("a", "ours", setting, 0.5, 0.25) for setting in (1.0, 0.4, 0.6)))
+    assert keys(of_largest_sum(rows)) == [("a", "ours", 0.4)]
 
 
-def test_the_fixed_strength_is_each_methods_own():
-    fixed = of_fixed_strength(SWEEP, {"ours": 0.6, "sdedit": 0.5})
-    assert [(r.pair, r.method, r.strength) for r in fixed] == [
+def test_the_fixed_setting_is_each_methods_own():
+    methods = {"ours": SDEdit(fixed_setting=0.6), "sdedit": SDEdit(fixed_setting=0.5)}
+    assert keys(of_fixed_setting(SWEEP, methods)) == [
         ("a", "ours", 0.6),
         ("b", "ours", 0.6),
         ("a", "sdedit", 0.5),
         ("b", "sdedit", 0.5),
     ]
+
+
+def mean(scores, method, measure):
+    return bootstrap(by_pair(scores, method, measure))
+
+
+def test_estimates_have_a_row_for_each_group():
+    found = estimates(SWEEP, ["method", "setting"], "sum")
+    assert list(found.columns) == ["method", "setting", "mean", "low", "high", "n"]
+    [middle] = found.query("method == 'ours' and setting == 0.6").itertuples()
+    assert (middle.mean, middle.n) == (pytest.approx((1.2 + 0.75) / 2), 2)
+    assert (middle.low, middle.high) == (pytest.approx(0.75), pytest.approx(1.2))
 
 
 def test_means_and_paired_differences_by_hand():
@@ -92,13 +110,13 @@ def test_means_and_paired_differences_by_hand():
 
 
 def test_only_pairs_that_both_methods_edited_are_compared():
-    rows = [*of_largest_sum(SWEEP), row("c", "ours", 0.2, 5.0, 5.0)]
+    rows = pd.concat([of_largest_sum(SWEEP), table(row("c", "ours", 0.2, 5.0, 5.0))])
     assert paired_difference(rows, "ours", "sdedit").n == 2
     assert paired_difference(rows, "ours", "nobody").n == 0
 
 
 def test_pairs_without_a_measure_are_left_out():
-    rows = [row("a", "ours", 1, 0, 0, event_f1=0.5), row("b", "ours", 1, 0, 0)]
+    rows = table(row("a", "ours", 1, 0, 0, event_f1=0.5), row("b", "ours", 1, 0, 0))
     estimate = mean(rows, "ours", "event_f1")
     assert (estimate.mean, estimate.n) == (0.5, 1)
     assert math.isnan(mean(rows, "ours", "source_probability").mean)
@@ -109,6 +127,7 @@ def test_pairing_sees_a_difference_that_hides_in_the_spread():
     level = rng.uniform(0, 1, 18)
     rows = [row(f"{i}", "ours", 1, x + 0.05, 0) for i, x in enumerate(level)]
     rows += [row(f"{i}", "sdedit", 1, x, 0) for i, x in enumerate(level)]
+    rows = table(*rows)
     assert mean(rows, "ours", "sum").low < mean(rows, "sdedit", "sum").high
     difference = paired_difference(rows, "ours", "sdedit")
     assert difference.low == pytest.approx(0.05)
@@ -123,12 +142,15 @@ def test_the_interval_is_that_of_the_mean():
     assert estimate.low == pytest.approx(values.mean() - half, abs=0.02)
     assert estimate.high == pytest.approx(values.mean() + half, abs=0.02)
     assert bootstrap(values) == estimate
+    # Written out, as lesson 08 does.
+    means = np.random.default_rng(0).choice(values, (10_000, len(values))).mean(axis=1)
+    assert [estimate.low, estimate.high] == pytest.approx(np.percentile(means, [2.5, 97.5]))
 
 
 def test_the_interval_covers_the_truth_about_95_times_in_100():
     rng = np.random.default_rng(2)
-    estimates = [bootstrap(rng.normal(0, 1, 27)) for _ in range(200)]
-    covered = np.mean([e.low <= 0 <= e.high for e in estimates])
+    found = [bootstrap(rng.normal(0, 1, 27)) for _ in range(200)]
+    covered = np.mean([e.low <= 0 <= e.high for e in found])
     assert 0.88 <= covered <= 0.98
 
 
@@ -163,13 +185,17 @@ def test_onsets_are_compared_where_the_text_is_followed_alike():
         row("a", "sdedit", s, t, 0, onset_f1=f) for s, t, f in ((1, 0.5, 0.25), (2, 2.0, 0.25))
     ]
     # They share Text CLAP 0.5 … 1, where ours falls from 0.5 to 0 and the other stays at 0.25.
-    difference = difference_at_equal_text([*ours, *other], "ours", "sdedit")
+    difference = difference_at_equal_text(table(*ours, *other), "ours", "sdedit")
     assert difference.mean == pytest.approx(0.25 - 0.25)
     better = [row("a", "sdedit", s, t, 0, onset_f1=0.0) for s, t in ((1, 0.5), (2, 0.7))]
     # Over 0.5 … 0.7 ours is 0.4 on average.
-    assert difference_at_equal_text([*ours, *better], "ours", "sdedit").mean == pytest.approx(0.4)
+    assert difference_at_equal_text(table(*ours, *better), "ours", "sdedit").mean == pytest.approx(
+        0.4
+    )
 
 
 def test_sweeps_that_never_follow_the_text_alike_are_not_compared():
-    rows = [row("a", "ours", 1, 0.1, 0), row("a", "sdedit", 1, 0.2, 0), row("b", "ours", 1, 0.1, 0)]
+    rows = table(
+        row("a", "ours", 1, 0.1, 0), row("a", "sdedit", 1, 0.2, 0), row("b", "ours", 1, 0.1, 0)
+    )
     assert difference_at_equal_text(rows, "ours", "sdedit").n == 0

@@ -1,18 +1,18 @@
-"""The Table 1 that comes with the repository: of today's model, settings and pairs, and whole."""
+"""The Table 1 that comes with the repository: whole, of today's pairs, and printed as scored."""
 
 import json
 
 import pytest
 
 from helpers import load_model
-from helpers.baselines import methods_for
+from helpers.comparison.experiment import Experiment
+from helpers.comparison.scores import KEY, read_scores, to_csv
+from helpers.comparison.tables import Results
 from helpers.data import data_path
 from helpers.evaluation.clap import load_clap
-from helpers.evaluation.experiment import Experiment
-from helpers.evaluation.pairs import load_pairs
-from helpers.evaluation.report import SEAL, made_from
-from helpers.evaluation.scores import read_rows
-from helpers.evaluation.table import Results
+from helpers.methods import methods_for
+from helpers.pairs import load_pairs
+from tools.table1 import SEAL, made_from, markdown
 
 FOLDER = data_path("table1")
 PAIRS = "pocket27"
@@ -26,23 +26,29 @@ def experiment() -> Experiment:
 
 @pytest.fixture(scope="module")
 def results(experiment) -> Results:
-    return Results(read_rows(experiment.table), experiment.methods, PAIRS)
+    return Results(read_scores(experiment.table), experiment.methods, PAIRS)
 
 
-def test_every_method_s_every_strength_is_scored_on_every_pair(experiment, results):
-    asked = {(s.pair.id, s.method, value) for s in experiment.sweeps() for value in s.strengths}
-    assert len(results.rows) == len(asked)
-    assert {row.key for row in results.rows} == asked
+def test_every_method_s_every_setting_is_scored_on_every_pair(experiment, results):
+    asked = {(s.pair.id, s.method, value) for s in experiment.sweeps() for value in s.settings}
+    assert len(results.scores) == len(asked)
+    assert set(results.scores[KEY].itertuples(index=False, name=None)) == asked
 
 
-def test_it_was_made_with_this_model_these_settings_and_these_pairs(experiment, results):
+def test_it_is_read_and_written_to_the_last_digit(experiment, results):
+    assert experiment.table.read_text(encoding="utf-8") == to_csv(results.scores)
+
+
+def test_it_was_made_with_this_model_and_these_pairs(experiment, results):
     stored = json.loads((FOLDER / SEAL).read_text(encoding="utf-8"))
-    assert stored == json.loads(json.dumps(made_from(experiment, results))), (
-        "the stored table is out of date: run `make table1` and copy its files to data/table1"
-    )
+    today = json.loads(json.dumps(made_from(experiment, results)))
+    for name in ("model", "fingerprint", "clap", "pairs", "ids", "settings", "fixed", "scores"):
+        assert stored[name] == today[name], (
+            "the stored table is out of date: run `make table1` and copy its files to data/table1"
+        )
     prompts = {pair.id: pair.prompt for pair in experiment.pairs}
-    assert all(row.prompt == prompts[row.pair] for row in results.rows)
+    assert (results.scores["prompt"] == results.scores["pair"].map(prompts)).all()
 
 
 def test_the_printed_table_is_that_of_the_scores(results):
-    assert (FOLDER / "table1.md").read_text(encoding="utf-8") == results.markdown()
+    assert (FOLDER / "table1.md").read_text(encoding="utf-8") == markdown(results)

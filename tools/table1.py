@@ -1,23 +1,42 @@
 """Compare methods: ``python -m tools.table1``, which is ``make table1``.
 
-Edits every pair with every method at every strength, scores the edits, and writes Table 1 and the
+Edits every pair with every method at every setting, scores the edits, and writes Table 1 and the
 paper's Figures 2 and 4.  Stopped at any moment, the same command goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
 
-from helpers.baselines import METHODS, Method, methods_for
-from helpers.editing.loading import load_model
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+from helpers import load_model
+from helpers.comparison.experiment import Experiment, describe
+from helpers.comparison.figures import figure_2, figure_4
+from helpers.comparison.scores import to_csv
+from helpers.comparison.tables import Results
+from helpers.editing.optimisation import write_atomically
 from helpers.evaluation.clap import load_clap
-from helpers.evaluation.experiment import Experiment, quick
-from helpers.evaluation.pairs import load_pairs
-from helpers.evaluation.report import write_report
+from helpers.methods import METHODS, Method, methods_for
 from helpers.models.latent_audio_model import OutOfMemory
+from helpers.pairs import EDITS, Pair, load_pairs
+
+WRITTEN = ("summary.csv", "table1.md", "table1.html", "figure2.png", "figure4.png")
+SEAL = "run.json"  # written last: what the files beside it were made from
+QUICK_METHODS = ("ours-lora", "sdedit", "audioldm-inpainting")
+QUICK_SETTINGS = 3
+STYLE = (
+    "body { font-family: sans-serif; margin: 2em; } table { border-collapse: collapse; } "
+    "td, th { border-bottom: 1px solid #ccc; padding: 0.3em 0.6em; text-align: left; "
+    "white-space: nowrap; } img { max-width: 100%; } audio { width: 14em; }"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,6 +61,111 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
+def quick(
+    pairs: Sequence[Pair], methods: Mapping[str, Method]
+) -> tuple[list[Pair], dict[str, Method], dict[str, tuple[float, ...]]]:
+    """Cut a run down to one pair of each edit type, three methods and three settings.
+
+    Returns
+    -------
+    pairs, methods, settings
+        As :class:`Experiment` takes them.  Methods are Ours (LoRA), SDEdit and AudioLDM
+        inpainting, or the first three where other ones were asked for; settings are the weakest,
+        the fixed one and the strongest.
+    """
+    first = {edit: next((p for p in pairs if p.edit == edit), None) for edit in EDITS}
+    usual = [name for name in QUICK_METHODS if name in methods]
+    names = usual if len(usual) == len(QUICK_METHODS) else list(methods)[: len(QUICK_METHODS)]
+    chosen = {name: methods[name] for name in names}
+    settings = {name: _three(method) for name, method in chosen.items()}
+    return [pair for pair in first.values() if pair], chosen, settings
+
+
+def write_report(experiment: Experiment, pairs: str) -> bool:
+    """Write tables and figures of a run, unless they are there already.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        All of it scored.
+    pairs : str
+        What the pair set is called.
+
+    Returns
+    -------
+    bool
+        Whether anything was written.
+    """
+    results = Results(experiment.scores(), experiment.methods, pairs)
+    folder = experiment.folder
+    seal = json.dumps(made_from(experiment, results), indent=1, ensure_ascii=False) + "\n"
+    whole = all((folder / name).is_file() for name in (*WRITTEN, SEAL))
+    if whole and (folder / SEAL).read_text(encoding="utf-8") == seal:
+        return False
+    (folder / SEAL).unlink(missing_ok=True)
+    _write_text(folder / "summary.csv", to_csv(results.summary()))
+    _write_text(folder / "table1.md", markdown(results))
+    _write_figure(folder / "figure2.png", figure_2(experiment))
+    _write_figure(folder / "figure4.png", figure_4(results))
+    _write_text(folder / "table1.html", page(results, folder))
+    _write_text(folder / SEAL, seal)
+    return True
+
+
+def made_from(experiment: Experiment, results: Results) -> dict[str, object]:
+    """Collect what decides what the report says: model, judge, pairs, methods and scores."""
+    return {
+        "model": experiment.model.name,
+        "fingerprint": experiment.model.fingerprint,
+        "clap": experiment.clap.name,
+        "pairs": results.pairs,
+        "ids": [pair.id for pair in experiment.pairs],
+        "methods": {name: describe(method) for name, method in experiment.methods.items()},
+        "settings": {name: experiment.settings_of(name) for name in experiment.methods},
+        "fixed": {name: method.fixed_setting for name, method in experiment.methods.items()},
+        "scores": hashlib.sha256(to_csv(results.scores).encode()).hexdigest(),
+    }
+
+
+def markdown(results: Results) -> str:
+    """Return the whole report as Markdown."""
+    tables = "\n".join(table.markdown() for table in results.tables())
+    return (
+        f"{tables}\n## Figures\n\n![Spectrograms of rising settings](figure2.png)\n\n"
+        "![Scores against the setting](figure4.png)\n"
+    )
+
+
+def page(results: Results, folder: Path) -> str:
+    """Return the whole report as a page, with players of the audio that the folder holds."""
+    tables = "".join(table.html() for table in results.tables())
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n<title>Table 1</title>\n'
+        f"<style>{STYLE}</style>\n{tables}<h2>Figures</h2>\n"
+        '<p><img src="figure2.png" alt="Spectrograms of rising settings"></p>\n'
+        '<p><img src="figure4.png" alt="Scores against the setting"></p>\n'
+        f"{''.join(_players(results, folder))}</html>\n"
+    )
+
+
+def _players(results: Results, folder: Path) -> Iterator[str]:
+    """Yield the sources and the edits of the largest sum, to listen to."""
+    yield "<h2>Listen</h2>\n<p>Edits at the setting of the largest sum.</p>\n<table>\n"
+    for (pair, prompt), edits in results.chosen.groupby(["pair", "prompt"], sort=False):
+        yield f"<tr><td>{escape(pair)}<br>“{escape(prompt)}”</td>"
+        yield _player("source", f"audio/{pair}/source.flac")
+        for edit in edits.itertuples():
+            if edit.method != "source" and (folder / edit.audio).is_file():
+                yield _player(f"{results.name(edit.method)} {edit.setting:g}", edit.audio)
+        yield "</tr>\n"
+    yield "</table>\n"
+
+
+def _player(title: str, audio: str) -> str:
+    source = escape(audio, quote=True)
+    return f'<td>{escape(title)}<br><audio controls preload="none" src="{source}"></audio></td>'
+
+
 def _run(options: argparse.Namespace) -> int:
     try:
         experiment = _prepare(options)
@@ -58,7 +182,7 @@ def _run(options: argparse.Namespace) -> int:
     if not missing and not written:
         print(f"Nothing to do: {options.out} holds all of it.")
     else:
-        print(f"{len(missing)} sweeps were run, {len(experiment.rows())} edits are scored.")
+        print(f"{len(missing)} sweeps were run, {len(experiment.scores())} edits are scored.")
     print(f"Read:   {options.out / 'table1.md'}, {options.out / 'table1.html'}")
     print(f"Look:   {options.out / 'figure2.png'}, {options.out / 'figure4.png'}")
     print(f"Listen: {options.out / 'audio'}")
@@ -76,9 +200,9 @@ def _prepare(options: argparse.Namespace) -> Experiment:
     pairs = load_pairs(options.pairs)
     usual = options.model if options.model in METHODS else "paper"
     methods = _choose(methods_for(options.preset or usual), options.methods)
-    strengths = {}
+    settings = {}
     if options.quick:
-        pairs, methods, strengths = quick(pairs, methods)
+        pairs, methods, settings = quick(pairs, methods)
     if not any(pair.edit in method.edits for pair in pairs for method in methods.values()):
         raise ValueError(
             f"None of {', '.join(methods)} does an edit of {options.pairs}: choose other methods."
@@ -89,7 +213,7 @@ def _prepare(options: argparse.Namespace) -> Experiment:
         raise ValueError(f"{options.out} cannot be made a folder: name another.") from error
     clap = load_clap(options.clap)
     model = load_model(options.model)
-    experiment = Experiment(model, clap, pairs, methods, options.out, strengths)
+    experiment = Experiment(model, clap, pairs, methods, options.out, settings)
     experiment.load_sources()
     return experiment
 
@@ -110,6 +234,25 @@ def _name(options: argparse.Namespace) -> str:
     return f"{name} (quick)" if options.quick else name
 
 
+def _three(method: Method) -> tuple[float, ...]:
+    """Pick the weakest, the fixed and the strongest setting; the middle if two of them agree."""
+    offered = method.settings
+    if len(offered) <= QUICK_SETTINGS:
+        return tuple(offered)
+    inner = offered[1:-1]
+    middle = method.fixed_setting if method.fixed_setting in inner else inner[len(inner) // 2]
+    return offered[0], middle, offered[-1]
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
+
+
+def _write_figure(path: Path, figure: Figure) -> None:
+    write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=120))
+    plt.close(figure)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tools.table1", description="Compare editing methods by CLAP scores."
@@ -125,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--clap", default="pocket", help="CLAP back end (default: pocket)")
     parser.add_argument("--out", type=Path, default=Path("outputs/table1"), help="results' folder")
     parser.add_argument(
-        "--quick", action="store_true", help="three pairs, three methods, three strengths"
+        "--quick", action="store_true", help="three pairs, three methods, three settings"
     )
     return parser
 

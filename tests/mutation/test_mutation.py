@@ -76,7 +76,7 @@ FAULTS = {
     ),
     "08": Fault(
         "all noisy versions of DDPM inversion share one noise",
-        "baselines/ddpm_inversion.py",
+        "methods/ddpm_inversion.py",
         "noise = randn_tensor((steps, *source.shape[1:]), generator, device=model.device)[-count:]",
         "noise = randn_tensor(source.shape, generator, device=model.device).repeat(count, 1, 1, 1)",
     ),

@@ -18,8 +18,8 @@ from helpers.audio import Clip
 from helpers.data import load_registry
 from helpers.evaluation.layout import FEWEST_EVENTS, LEAST_RAW, MOST_EVENTS, raw_layout
 from helpers.evaluation.oracles import CONTINUOUS, recorded_events, replace_events, take
-from helpers.evaluation.pairs import FOLEY_SECONDS, Pair
 from helpers.models.latent_audio_model import LatentAudioModel
+from helpers.pairs import FOLEY_SECONDS, Pair
 from helpers.sounds import foley
 from helpers.sounds.vocabulary import LABELS, VOCABULARY
 

@@ -2,21 +2,21 @@
 
 One of them in three lines::
 
-    from helpers.baselines import methods_for
+    from helpers.methods import methods_for
     sdedit = methods_for("pocket")["sdedit"]
-    edits = sdedit.sweep(model, clip, "a rooster crowing", strengths=[0.5, 0.75])
+    edits = sdedit.sweep(model, clip, "a rooster crowing", settings=[0.5, 0.75])
 """
 
 from dataclasses import replace
 
-from helpers.baselines.audioldm_inpainting import AudioLDMInpainting
-from helpers.baselines.ddpm_inversion import DDPMInversion
-from helpers.baselines.floors import Generation, Source
-from helpers.baselines.method import Method
-from helpers.baselines.ours import Ours, OursWithoutStep1, without_step_2
-from helpers.baselines.sdedit import SDEDIT, SDEdit
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.presets import PRESETS
+from helpers.methods.audioldm_inpainting import AudioLDMInpainting
+from helpers.methods.ddpm_inversion import DDPMInversion
+from helpers.methods.method import Method
+from helpers.methods.ours import Ours, OursWithoutStep1, OursWithoutStep2
+from helpers.methods.references import Generation, Source
+from helpers.methods.sdedit import SDEdit
 
 __all__ = ["METHODS", "Method", "methods_for"]
 
@@ -28,7 +28,8 @@ _POCKET_LORA = PRESETS["pocket-noised"]
 _POCKET = replace(
     _POCKET_LORA, finetuning=FinetuningSettings(steps=100, learning_rate=3e-5, batch_size=4)
 )
-_POCKET_STEPS = _POCKET_LORA.sampling.steps
+_STEPS = _POCKET_LORA.sampling.steps
+_START = _POCKET_LORA.sampling.strength
 
 # By preset, then by the key that commands and lessons use.  "paper" holds the published settings
 # of each baseline; "pocket" the same methods at the small model's number of steps, with guidance
@@ -36,42 +37,34 @@ _POCKET_STEPS = _POCKET_LORA.sampling.steps
 # noise, and beyond the prompt for the whole UNet, which learns the recording most firmly.
 METHODS: dict[str, dict[str, Method]] = {
     "paper": {
-        "ours": Ours(_PAPER),
-        "ours-lora": Ours(_PAPER_LORA, "Ours (LoRA)"),
-        "ours-without-step1": OursWithoutStep1(_PAPER),
-        "ours-without-step2": without_step_2(_PAPER),
-        "sdedit": SDEDIT,
+        "ours": Ours.of(_PAPER),
+        "ours-lora": Ours.of(_PAPER_LORA, name="Ours (LoRA)"),
+        "ours-without-step1": OursWithoutStep1.of(_PAPER),
+        "ours-without-step2": OursWithoutStep2.of(_PAPER),
+        "sdedit": SDEdit(),
         "audioldm-inpainting": AudioLDMInpainting(),
         "ddpm-inversion": DDPMInversion(),
-        "generation": Generation(_PAPER.sampling),
+        "generation": Generation(sampling=_PAPER.sampling),
         "source": Source(),
     },
     "pocket": {
-        "ours": Ours(_POCKET, strengths=(0.2, 0.6, 0.8, 1.0, 1.25)),
-        "ours-lora": Ours(_POCKET_LORA, "Ours (LoRA)"),
-        "ours-without-step1": OursWithoutStep1(
-            _POCKET_LORA,
-            strengths=(0.5, 0.7, 0.8, _POCKET_LORA.sampling.strength, 1.0),
-            fixed_strength=_POCKET_LORA.sampling.strength,
+        "ours": Ours.of(_POCKET, settings=(0.2, 0.6, 0.8, 1.0, 1.25)),
+        "ours-lora": Ours.of(_POCKET_LORA, name="Ours (LoRA)"),
+        "ours-without-step1": OursWithoutStep1.of(
+            _POCKET_LORA, settings=(0.5, 0.7, 0.8, _START, 1.0), fixed_setting=_START
         ),
-        "ours-without-step2": without_step_2(_POCKET_LORA),
-        "sdedit": SDEdit(
-            replace(SDEDIT.sampling, steps=_POCKET_STEPS, guidance_scale=2.0),
-            strengths=(0.25, 0.5, 0.75, 0.85, 0.95),
+        "ours-without-step2": OursWithoutStep2.of(_POCKET_LORA),
+        "sdedit": SDEdit(settings=(0.25, 0.5, 0.75, 0.85, 0.95)).with_sampling(
+            steps=_STEPS, guidance_scale=2.0
         ),
         "audioldm-inpainting": AudioLDMInpainting(
-            steps=_POCKET_STEPS, strengths=(1.0, 1.5, 2.0, 3.0, 4.0), fixed_strength=2.0
-        ),
+            settings=(1.0, 1.5, 2.0, 3.0, 4.0), fixed_setting=2.0
+        ).with_sampling(steps=_STEPS),
         "ddpm-inversion": DDPMInversion(
-            steps=_POCKET_STEPS,
-            source_guidance_scale=2.0,
-            target_guidance_scale=2.5,
-            strengths=(0.35, 0.5, 0.65, 0.8, 0.95),
-        ),
+            settings=(0.35, 0.5, 0.65, 0.8, 0.95), source_guidance_scale=2.0
+        ).with_sampling(steps=_STEPS, guidance_scale=2.5),
         "generation": Generation(
-            _POCKET_LORA.sampling,
-            strengths=(1.0, 1.5, 2.0, 3.0, 4.0),
-            fixed_strength=2.0,
+            sampling=_POCKET_LORA.sampling, settings=(1.0, 1.5, 2.0, 3.0, 4.0), fixed_setting=2.0
         ),
         "source": Source(),
     },

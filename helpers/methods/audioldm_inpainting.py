@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -21,9 +20,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from helpers.audio import Clip
-from helpers.baselines.method import LARGEST_GUIDANCE, check_strengths, decode_edits, encode_source
-from helpers.editing.inpainting import Gap, latent_mask
+from helpers.editing.interpolation import SamplingSettings
+from helpers.methods.method import LARGEST_GUIDANCE, Method, Task
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
@@ -31,61 +29,27 @@ from helpers.models.latent_audio_model import (
 )
 
 
-@dataclass(frozen=True)
-class AudioLDMInpainting:
+@dataclass(frozen=True, kw_only=True)
+class AudioLDMInpainting(Method):
     """Fill a gap under the prompt, held to the recording around it; the defaults are published.
 
-    Its knob is the guidance scale.  An earlier start of the reverse process, the other candidate,
-    would start the gap from a noised nothing, as no version of the method does.
-
-    Parameters
-    ----------
-    steps : int
-        Of DDIM.
-    ddim_eta : float
-    strengths : tuple of float
-        Classifier-free guidance scales; 1 is the prompt without guidance.
-    fixed_strength : float
-    seed : int
-        Of all noise.
+    Its setting is the guidance scale; 1 is the prompt without guidance.  An earlier start of the
+    reverse process, the other candidate, would start the gap from a noised nothing, as no version
+    of the method does.
     """
 
-    steps: int = 200
-    ddim_eta: float = 1.0
-    strengths: tuple[float, ...] = (1.0, 1.75, 2.5, 4.0, 6.0)
-    fixed_strength: float = 2.5
-    seed: int = 0
-    name: ClassVar[str] = "AudioLDM inpainting"
+    name: str = "AudioLDM inpainting"
+    settings: tuple[float, ...] = (1.0, 1.75, 2.5, 4.0, 6.0)
+    fixed_setting: float = 2.5
+    sampling: SamplingSettings = SamplingSettings(steps=200, ddim_eta=1.0)
     knob: ClassVar[str] = "guidance scale"
+    highest: ClassVar[float] = LARGEST_GUIDANCE
     edits: ClassVar[frozenset[str]] = frozenset({"inpainting"})
 
-    def sweep(
-        self,
-        model: LatentAudioModel,
-        clip: Clip,
-        prompt: str,
-        strengths: Sequence[float],
-        gap: Gap | None = None,
-        folder: Path | None = None,
-        progress: bool = True,
-    ) -> list[Clip]:
-        """See :meth:`helpers.baselines.method.Method.sweep`; ``folder`` is not used.
-
-        Raises
-        ------
-        ValueError
-            Also without a gap.
-        """
-        check_strengths(self, strengths, LARGEST_GUIDANCE)
-        if gap is None:
-            raise ValueError(
-                f"{self.name} fills a gap and got none: give gap=Gap(start, end) in seconds."
-            )
-        target = model.embed_text(prompt)
-        mask = latent_mask(clip, gap, model.latent_shape[1])
-        source = encode_source(model, clip, gap)
-        latents = [self.fill(model, target, source, mask, s, progress) for s in strengths]
-        return decode_edits(self, model, torch.cat(latents), clip, strengths, gap)
+    def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
+        """See :meth:`helpers.methods.method.Method.latents`."""
+        known = task.model, task.target, task.latent, task.mask
+        return torch.cat([self.fill(*known, scale, task.progress) for scale in settings])
 
     @torch.no_grad()
     def fill(
@@ -124,9 +88,9 @@ class AudioLDMInpainting:
         OutOfMemory
             If the GPU's memory is too small.
         """
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(self.sampling.seed)
         scheduler = model.sampler(DDIMScheduler)
-        scheduler.set_timesteps(self.steps, device=model.device)
+        scheduler.set_timesteps(self.sampling.steps, device=model.device)
         mask = mask.to(source)
         latent = randn_tensor(source.shape, generator, device=model.device)
         bar = tqdm(scheduler.timesteps, desc=self.name, disable=not progress)
@@ -137,6 +101,6 @@ class AudioLDMInpainting:
                 latent = mask * known + (1 - mask) * latent
                 output = model.predict(latent, timestep, conditioning, guidance_scale)
                 latent = scheduler.step(
-                    output, timestep, latent, eta=self.ddim_eta, generator=generator
+                    output, timestep, latent, eta=self.sampling.ddim_eta, generator=generator
                 ).prev_sample
         return mask * source + (1 - mask) * latent

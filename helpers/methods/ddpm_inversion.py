@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -18,9 +17,8 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from helpers.audio import Clip
-from helpers.baselines.method import check_strengths, decode_edits
-from helpers.editing.inpainting import Gap
+from helpers.editing.interpolation import SamplingSettings
+from helpers.methods.method import Method, Task
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
@@ -30,7 +28,7 @@ from helpers.models.latent_audio_model import (
 
 @dataclass(frozen=True, eq=False)
 class Inversion:
-    """The last ``n`` steps of a DDPM chain that ends in the source.
+    """The last ``n`` steps of a DDPM chain that leads to the source.
 
     Parameters
     ----------
@@ -39,8 +37,8 @@ class Inversion:
     latents : torch.Tensor
         x_t before each of the steps, noisiest first, shape (n, channels, time, mel).
     noises : torch.Tensor
-        σ_t · z_t of each step, as ``latents``.  The last is what the model's estimate of x_0 is
-        short of, since DDPM adds no noise there.
+        σ_t · z_t of each step, as ``latents``.  The last is zero, as in the authors' code: DDPM
+        adds no noise there, so that the chain ends in the model's own estimate of x_0.
     """
 
     scheduler: DDIMScheduler
@@ -59,7 +57,7 @@ def invert(
     seed: int = 0,
     progress: bool = True,
 ) -> Inversion:
-    """Find the noises with which the DDPM chain reproduces the source.
+    """Find the noises with which the DDPM chain leads to the source.
 
     Each x_t = √ᾱ_t · x_0 + √(1−ᾱ_t) · ε_t gets an ε_t of its own, independent of its neighbours,
     which makes the noises z_t = (x_{t−1} − μ_t(x_t)) / σ_t large and hence keep the structure.
@@ -93,12 +91,11 @@ def invert(
     noise = randn_tensor((steps, *source.shape[1:]), generator, device=model.device)[-count:]
     latents = scheduler.add_noise(source.expand_as(noise), noise, timesteps)
 
-    noises = torch.empty_like(latents)
-    chain = torch.cat([latents, source])
-    bar = tqdm(timesteps, desc="DDPM inversion", disable=not progress)
+    noises = torch.zeros_like(latents)
+    bar = tqdm(timesteps[:-1], desc="DDPM inversion", disable=not progress)
     with explain_memory_errors("DDPM inversion"):
         for i, timestep in enumerate(bar):
-            latent, following = chain[i : i + 1], chain[i + 1 : i + 2]
+            latent, following = latents[i : i + 1], latents[i + 1 : i + 2]
             output = model.predict(latent, timestep, conditioning, guidance_scale)
             noises[i : i + 1] = following - posterior_mean(scheduler, output, timestep, latent)
     return Inversion(scheduler, latents, noises)
@@ -121,7 +118,8 @@ def regenerate(
     inversion : Inversion
         Of at least this share of the steps.
     conditioning : Conditioning
-        Of one item; the one that was inverted, at its guidance, gives the source back.
+        Of one item; the one that was inverted, at its guidance, gives the source back, up to the
+        model's error in the last step.
     guidance_scale : float
     share : float
         Above 0, up to 1: the share of the chain's steps to run.
@@ -168,78 +166,53 @@ def posterior_mean(
     ).prev_sample
 
 
-@dataclass(frozen=True)
-class DDPMInversion:
+@dataclass(frozen=True, kw_only=True)
+class DDPMInversion(Method):
     """Invert the recording, regenerate it under the prompt; the defaults are ZETA's.
 
-    It has no gap: silence to be filled would be inverted, and kept, like any other sound.
+    Its setting is the share of the steps that is regenerated (1 − T_skip / T).  Where the task says
+    what the recording sounds like, it is inverted under that sentence, with guidance; otherwise
+    under the empty prompt.  It fills no gap: silence would be inverted, and kept, like any other
+    sound.
 
     Parameters
     ----------
-    steps : int
+    sampling : SamplingSettings
+        The guidance scale is that of the edit, published for AudioLDM 2, whose usual one is 3.5.
     source_guidance_scale : float
-        Of the inversion; without a source prompt it changes nothing.
-    target_guidance_scale : float
-        Of the edit.  Published for AudioLDM 2, whose usual one is 3.5.
-    source_prompt : str
-        What the recording sounds like; the empty prompt is ZETA's default.
-    strengths : tuple of float
-        Shares of the steps that are regenerated (1 − T_skip / T), above 0, up to 1.
-    fixed_strength : float
-    seed : int
-        Of the noises x_t is made with.
+        Of the inversion under a source prompt.
     """
 
-    steps: int = 200
+    name: str = "DDPM inversion"
+    settings: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)
+    fixed_setting: float = 0.5
+    sampling: SamplingSettings = SamplingSettings(steps=200, guidance_scale=12.0, ddim_eta=1.0)
     source_guidance_scale: float = 3.0
-    target_guidance_scale: float = 12.0
-    source_prompt: str = ""
-    strengths: tuple[float, ...] = (0.2, 0.35, 0.5, 0.65, 0.8)
-    fixed_strength: float = 0.5
-    seed: int = 0
-    name: ClassVar[str] = "DDPM inversion"
     knob: ClassVar[str] = "share of steps"
     edits: ClassVar[frozenset[str]] = frozenset({"addition", "style_transfer"})
 
-    def sweep(
-        self,
-        model: LatentAudioModel,
-        clip: Clip,
-        prompt: str,
-        strengths: Sequence[float],
-        gap: Gap | None = None,
-        folder: Path | None = None,
-        progress: bool = True,
-    ) -> list[Clip]:
-        """See :meth:`helpers.baselines.method.Method.sweep`; ``folder`` is not used.
-
-        Raises
-        ------
-        ValueError
-            Also for a gap.
-        """
-        check_strengths(self, strengths)
-        if gap is not None:
-            raise ValueError(
-                f"{self.name} cannot fill a gap: use it for addition or style transfer, or fill "
-                "the gap with AudioLDM inpainting."
-            )
-        target = model.embed_text(prompt)
-        inversion = self._invert(model, model.encode(clip), max(strengths), progress)
-        latents = [
-            regenerate(model, inversion, target, self.target_guidance_scale, s, progress)
-            for s in strengths
-        ]
-        return decode_edits(self, model, torch.cat(latents), clip, strengths, gap)
-
-    def _invert(
-        self, model: LatentAudioModel, source: Tensor, share: float, progress: bool
-    ) -> Inversion:
-        if self.source_prompt:
-            described, guidance = model.embed_text(self.source_prompt), self.source_guidance_scale
+    def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
+        """See :meth:`helpers.methods.method.Method.latents`."""
+        if task.source_prompt:
+            described = task.model.embed_text(task.source_prompt), self.source_guidance_scale
         else:
-            described, guidance = model.unconditional(), 1.0
-        return invert(model, source, described, guidance, self.steps, share, self.seed, progress)
+            described = task.model.unconditional(), 1.0
+        inversion = invert(
+            task.model,
+            task.latent,
+            *described,
+            self.sampling.steps,
+            max(settings),
+            self.sampling.seed,
+            task.progress,
+        )
+        guidance = self.sampling.guidance_scale
+        return torch.cat(
+            [
+                regenerate(task.model, inversion, task.target, guidance, share, task.progress)
+                for share in settings
+            ]
+        )
 
 
 def _steps_run(steps: int, share: float) -> int:

@@ -1,4 +1,4 @@
-"""Baselines, floors and ablations against hand-computed values."""
+"""Methods of the comparison against hand-computed values."""
 
 import dataclasses
 import math
@@ -11,19 +11,21 @@ from diffusers import AudioLDM2UNet2DConditionModel, DDIMScheduler
 from tiny import CHANNELS, TINY_SHAPE, WIDTH, tiny_clip, tiny_model
 from torch import nn
 
-from helpers.baselines import METHODS, methods_for
-from helpers.baselines.audioldm_inpainting import AudioLDMInpainting
-from helpers.baselines.ddpm_inversion import DDPMInversion, invert, posterior_mean, regenerate
-from helpers.baselines.floors import Generation, Source
-from helpers.baselines.method import EDITS, encode_source
-from helpers.baselines.ours import Ours, OursWithoutStep1, without_step_2
-from helpers.baselines.sdedit import AUDIOLDM_STYLE_TRANSFER, SDEDIT, SDEdit
+from helpers.audio import fade_end
 from helpers.editing import EditSettings, Gap, NonRigidEdit
 from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
 from helpers.editing.finetuning import FinetuningSettings, finetune
 from helpers.editing.inpainting import MaskError, latent_mask, sample_mask
 from helpers.editing.interpolation import SamplingSettings, interpolate, sample
+from helpers.methods import METHODS, methods_for
+from helpers.methods.audioldm_inpainting import AudioLDMInpainting
+from helpers.methods.ddpm_inversion import DDPMInversion, invert, posterior_mean, regenerate
+from helpers.methods.method import Method, Task
+from helpers.methods.ours import Ours, OursWithoutStep1, OursWithoutStep2
+from helpers.methods.references import Generation, Source
+from helpers.methods.sdedit import SDEdit
 from helpers.models.latent_audio_model import PromptError
+from helpers.pairs import EDITS
 
 PROMPT = "a dog barking"
 GAP = Gap(1, 2)
@@ -34,23 +36,28 @@ SETTINGS = EditSettings(
     FinetuningSettings(steps=2, learning_rate=1e-2, lora_rank=2),
     SAMPLING,
 )
+WHOLE_UNET = dataclasses.replace(
+    SETTINGS, finetuning=dataclasses.replace(SETTINGS.finetuning, lora_rank=None)
+)
 TINY_METHODS = {
-    "ours": Ours(
-        dataclasses.replace(
-            SETTINGS, finetuning=dataclasses.replace(SETTINGS.finetuning, lora_rank=None)
-        )
-    ),
-    "ours-lora": Ours(SETTINGS, "Ours (LoRA)"),
-    "ours-without-step1": OursWithoutStep1(SETTINGS),
-    "ours-without-step2": without_step_2(SETTINGS),
-    "sdedit": SDEdit(dataclasses.replace(SAMPLING, ddim_eta=1.0)),
-    "audioldm-inpainting": AudioLDMInpainting(steps=STEPS),
-    "ddpm-inversion": DDPMInversion(steps=STEPS),
-    "generation": Generation(SAMPLING),
+    "ours": Ours.of(WHOLE_UNET),
+    "ours-lora": Ours.of(SETTINGS, name="Ours (LoRA)"),
+    "ours-without-step1": OursWithoutStep1.of(SETTINGS),
+    "ours-without-step2": OursWithoutStep2.of(SETTINGS),
+    "sdedit": SDEdit(sampling=dataclasses.replace(SAMPLING, ddim_eta=1.0)),
+    "audioldm-inpainting": AudioLDMInpainting().with_sampling(steps=STEPS),
+    "ddpm-inversion": DDPMInversion().with_sampling(steps=STEPS),
+    "generation": Generation(sampling=SAMPLING),
     "source": Source(),
 }
 TRAINING_FREE = ["sdedit", "audioldm-inpainting", "ddpm-inversion", "generation"]
 FILLING = ["sdedit", "audioldm-inpainting", "generation", "ours-lora"]
+KEPT = dict.fromkeys(TINY_METHODS, []) | {
+    "ours": ["embedding.pt", "finetuning"],
+    "ours-lora": ["embedding.pt", "finetuning"],
+    "ours-without-step1": ["finetuning"],
+    "ours-without-step2": ["embedding.pt"],
+}
 MODEL_FORMS = ["TANGO's", "AudioLDM's", "AudioLDM 2's"]
 
 every_method = pytest.mark.parametrize("key", TINY_METHODS)
@@ -102,11 +109,11 @@ def source(model, clip):
     return model.encode(clip)
 
 
-def sweep(key, model, clip, strengths, gap=None, **options):
+def sweep(key, model, clip, settings, gap=None, **options):
     method = TINY_METHODS[key]
     if gap is None and "addition" not in method.edits:
         gap = GAP
-    return method.sweep(model, clip, PROMPT, strengths, gap, progress=False, **options)
+    return method.sweep(model, clip, PROMPT, settings, gap, progress=False, **options)
 
 
 def same(one, other, tolerance=1e-4):
@@ -122,63 +129,59 @@ def alpha_bar(timestep):
 # --- every method --------------------------------------------------------------------------------
 
 
-@every_method
-def test_a_sweep_is_what_each_strength_gives_alone(key, model, clip, tmp_path):
-    strengths = TINY_METHODS[key].strengths[-2:]
-    swept = sweep(key, model, clip, strengths, folder=tmp_path)
-    assert len(swept) == len(strengths)
-    for strength, edit in zip(strengths, swept, strict=True):
-        [alone] = sweep(key, model, clip, [strength], folder=tmp_path)
-        assert same(alone, edit)
-        assert len(edit.waveform) == len(clip.waveform)
+@pytest.mark.parametrize(("key", "kept"), KEPT.items())
+def test_a_sweep_is_what_each_setting_gives_alone(key, kept, model, clip, tmp_path):
+    settings = TINY_METHODS[key].settings[-2:]
+    before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
+    swept = sweep(key, model, clip, settings, folder=tmp_path)
+    assert len(swept) == len(settings)
+    assert {len(edit.waveform) for edit in swept} == {len(clip.waveform)}
+    # What was trained is kept, and read again below.
+    assert sorted(path.name.partition("-")[0] for path in tmp_path.rglob("*.pt")) == kept
 
+    torch.randn(7)  # the global generator decides nothing
+    [alone] = sweep(key, model, clip, settings[-1:], folder=tmp_path)
+    assert same(alone, swept[-1])
 
-@pytest.mark.parametrize("key", [*TRAINING_FREE, "ours-without-step1"])
-def test_a_run_is_repeated_exactly_whatever_the_global_generator_does(key, model, clip):
-    strengths = TINY_METHODS[key].strengths[-1:]
-    [first] = sweep(key, model, clip, strengths)
-    torch.randn(7)
-    [second] = sweep(key, model, clip, strengths)
-    assert np.array_equal(first.waveform, second.waveform)
+    after = model.unet.state_dict()
+    assert list(after) == list(before)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
 @pytest.mark.parametrize("key", TRAINING_FREE)
 @every_form
 def test_the_knob_works_on_every_form_of_model(key, form, clip):
-    weakest, *_, strongest = TINY_METHODS[key].strengths
-    prediction_type = "v_prediction" if form == "TANGO's" else "epsilon"
-    edits = sweep(key, model_of(form, prediction_type), clip, [weakest, strongest])
-    assert not same(*edits, tolerance=1e-3)
-    assert all(np.isfinite(edit.waveform).all() for edit in edits)
+    weakest, *_, strongest = TINY_METHODS[key].settings
+    model = model_of(form, "v_prediction" if form == "TANGO's" else "epsilon")
+    gap = GAP if key == "audioldm-inpainting" else None
+    task = Task(model, clip, PROMPT, gap, progress=False)
+    latents = TINY_METHODS[key].latents(task, [weakest, strongest])
+    assert latents.isfinite().all()
+    assert (latents[0] - latents[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("key", FILLING)
-def test_filling_a_gap_keeps_every_observed_sample(key, model, clip):
+def test_filling_a_gap_keeps_what_is_around_it_and_knows_nothing_of_what_it_held(key, model, clip):
     observed = sample_mask(clip, GAP)
-    [edit] = sweep(key, model, clip, TINY_METHODS[key].strengths[-1:], GAP)
-    assert np.array_equal(edit.waveform[observed], clip.waveform[observed])
-    assert not np.allclose(edit.waveform[~observed], clip.waveform[~observed], atol=1e-3)
-
-
-@pytest.mark.parametrize("key", FILLING)
-def test_filling_a_gap_knows_nothing_of_what_it_held(key, model, clip):
     waveform = clip.waveform.copy()
-    waveform[~sample_mask(clip, GAP)] *= -0.3
-    strengths = TINY_METHODS[key].strengths[-2:-1]
-    results = [
-        sweep(key, model, recording, strengths, GAP)[0].waveform
+    waveform[~observed] *= -0.3
+    settings = TINY_METHODS[key].settings[-1:]
+    edit, other = (
+        sweep(key, model, recording, settings, GAP)[0].waveform
         for recording in (clip, dataclasses.replace(clip, waveform=waveform))
-    ]
-    assert np.array_equal(*results)
+    )
+    assert np.array_equal(edit[observed], clip.waveform[observed])
+    assert not np.allclose(edit[~observed], clip.waveform[~observed], atol=1e-3)
+    assert np.array_equal(edit, other)
 
 
 @every_method
-@pytest.mark.parametrize("strengths", [[], [0.5, float("nan")], [1000.0]])
-def test_bad_strengths_are_refused_before_any_work(key, strengths, clip):
+@pytest.mark.parametrize("settings", [[], [0.5, float("nan")], [1000.0]])
+def test_bad_strengths_are_refused_before_any_work(key, settings, clip):
     model = tiny_model()
     model.unet = KnownUNet()
     with pytest.raises(ValueError, match=r"η|strength|share of steps|guidance scale|nothing"):
-        sweep(key, model, clip, strengths)
+        sweep(key, model, clip, settings)
     assert model.unet.seen == []
 
 
@@ -212,10 +215,10 @@ def test_a_preset_has_every_method(preset):
     assert list(methods) == list(TINY_METHODS)
     for key, method in methods.items():
         assert type(method) is type(TINY_METHODS[key])
-        assert len(method.strengths) == (1 if key == "source" else 5)
-        assert list(method.strengths) == sorted(set(method.strengths))
-        assert method.fixed_strength in method.strengths
-        assert method.edits <= EDITS
+        assert len(method.settings) == (1 if key == "source" else 5)
+        assert list(method.settings) == sorted(set(method.settings))
+        assert method.fixed_setting in method.settings
+        assert method.edits <= set(EDITS)
     assert len({method.name for method in methods.values()}) == len(methods)
 
 
@@ -225,16 +228,89 @@ def test_an_unknown_preset_is_refused():
 
 
 def test_published_settings():
-    assert SDEDIT.sampling == SamplingSettings(steps=100, guidance_scale=3, ddim_eta=1)
-    assert {0.25, 0.5, 0.75} <= set(SDEDIT.strengths)
-    transfer = AUDIOLDM_STYLE_TRANSFER
-    assert transfer.sampling == SamplingSettings(steps=200, guidance_scale=2.5, ddim_eta=1)
-    assert transfer.fixed_strength == 0.5
-    paper = METHODS["paper"]
-    inpainting, inversion = paper["audioldm-inpainting"], paper["ddpm-inversion"]
-    assert (inpainting.steps, inpainting.ddim_eta, inpainting.fixed_strength) == (200, 1, 2.5)
-    assert (inversion.steps, inversion.fixed_strength) == (200, 0.5)
-    assert (inversion.source_guidance_scale, inversion.target_guidance_scale) == (3, 12)
+    sdedit, inpainting, inversion = (
+        METHODS["paper"][key] for key in ("sdedit", "audioldm-inpainting", "ddpm-inversion")
+    )
+    assert sdedit.sampling == SamplingSettings(steps=100, guidance_scale=3, ddim_eta=1)
+    assert {0.25, 0.5, 0.75} <= set(sdedit.settings)
+    assert inpainting.sampling == SamplingSettings(steps=200, ddim_eta=1)
+    assert inversion.sampling == SamplingSettings(steps=200, guidance_scale=12, ddim_eta=1)
+    assert (inpainting.fixed_setting, inversion.fixed_setting) == (2.5, 0.5)
+    assert inversion.source_guidance_scale == 3
+
+
+@pytest.mark.parametrize("key", ["ours-lora", "sdedit", "ddpm-inversion", "generation"])
+def test_sampling_is_changed_in_one_place(key):
+    method = TINY_METHODS[key]
+    assert method.with_sampling(steps=9, seed=4).sampling == dataclasses.replace(
+        method.sampling, steps=9, seed=4
+    )
+
+
+def test_roles():
+    roles = {}
+    for key, method in METHODS["pocket"].items():
+        roles.setdefault(method.role, []).append(key)
+    assert roles == {
+        "subject": ["ours", "ours-lora"],
+        "ablation": ["ours-without-step1", "ours-without-step2"],
+        "baseline": ["sdedit", "audioldm-inpainting", "ddpm-inversion"],
+        "reference": ["generation", "source"],
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Loud(Method):
+    """A method of one's own: noise, the louder the larger the setting."""
+
+    name: str = "Loud"
+    settings: tuple[float, ...] = (0.5, 1.0)
+    fixed_setting: float = 0.5
+    knob = "loudness"
+
+    def latents(self, task: Task, settings):
+        noise = torch.randn(task.latent.shape, generator=torch.Generator().manual_seed(0))
+        return torch.cat([noise * value for value in settings])
+
+
+def test_a_method_of_ones_own_needs_its_latents_alone(model, clip):
+    one, other = Loud().sweep(model, clip, PROMPT, [0.5, 1.0])
+    assert (one.name, Loud().role) == ("pulses, Loud, loudness = 0.5", "baseline")
+    assert not same(one, other)
+    [filled] = Loud().sweep(model, clip, PROMPT, [0.5], GAP)
+    observed = sample_mask(clip, GAP)
+    assert np.array_equal(filled.waveform[observed], clip.waveform[observed])
+
+
+# --- clips that stop in mid-sound ----------------------------------------------------------------
+
+
+class Watching(SDEdit):
+    """SDEdit that remembers what it was given."""
+
+    given = []
+
+    def latents(self, task, settings):
+        self.given.append(task.clip)
+        return super().latents(task, settings)
+
+
+def test_the_end_is_faded_before_encoding_and_after_decoding(model):
+    clip = tiny_clip(3.1)  # stops in mid-sound
+    assert np.abs(clip.waveform[-100:]).max() > 0.1
+    [edit] = Watching(sampling=SAMPLING).sweep(model, clip, PROMPT, [0.5], progress=False)
+    given = Watching.given.pop()
+    assert np.array_equal(given.waveform, fade_end(clip).waveform)
+    assert np.array_equal(given.waveform[:-1600], clip.waveform[:-1600])
+    assert abs(given.waveform[-1]) < 1e-4
+    assert abs(edit.waveform[-1]) < 1e-4
+
+
+def test_with_a_gap_the_recording_s_end_comes_back(model):
+    clip = tiny_clip(3.1)
+    [edit] = Watching(sampling=SAMPLING).sweep(model, clip, PROMPT, [0.5], GAP, progress=False)
+    assert abs(Watching.given.pop().waveform[-1]) < 1e-4
+    assert np.array_equal(edit.waveform[-1600:], clip.waveform[-1600:])
 
 
 # --- SDEdit --------------------------------------------------------------------------------------
@@ -263,25 +339,11 @@ def test_sdedit_s_gap_starts_from_noise_alone(model, clip):
     assert torch.allclose(first[:, :, inside], expected[:, :, inside], atol=1e-6)
 
 
-def test_both_published_settings_are_one_algorithm(model, clip):
-    [one], [other] = (
-        dataclasses.replace(method, sampling=TINY_METHODS["sdedit"].sampling).sweep(
-            model, clip, PROMPT, [0.5], progress=False
-        )
-        for method in (SDEDIT, AUDIOLDM_STYLE_TRANSFER)
-    )
-    assert np.array_equal(one.waveform, other.waveform)
-    assert (one.name, other.name) == (
-        "pulses, SDEdit, strength = 0.5",
-        "pulses, AudioLDM style transfer, strength = 0.5",
-    )
-
-
 # --- AudioLDM inpainting -------------------------------------------------------------------------
 
 
 def filled(model, source, mask, **settings):
-    method = AudioLDMInpainting(steps=STEPS, **settings)
+    method = AudioLDMInpainting().with_sampling(steps=STEPS, **settings)
     return method.fill(model, model.embed_text(PROMPT), source, mask, 2.0, progress=False)
 
 
@@ -372,24 +434,31 @@ def test_the_noises_of_a_hand_computed_chain():
     alpha = high / low
     mean = (math.sqrt(low) * (1 - alpha) * 0.5 + math.sqrt(alpha) * (1 - low) * first) / (1 - high)
     assert inversion.noises[0].item() == pytest.approx(float(second - mean), abs=1e-5)
-    assert inversion.noises[1].item() == pytest.approx(2 - 0.5, abs=1e-5)
+    assert inversion.noises[1].item() == 0
 
-    model.unet.weight.fill_(0.7)  # an edit whose estimate lies 0.2 higher ends 0.2 higher
+    model.unet.weight.fill_(0.7)  # the chain ends in the estimate
     edited = regenerate(model, inversion, model.unconditional(), progress=False)
-    assert edited.item() == pytest.approx(2.2, abs=1e-5)
+    assert edited.item() == pytest.approx(0.7, abs=1e-5)
 
 
-@every_prediction
-@every_form
-def test_inversion_reproduces_the_source(prediction_type, form, clip):
+@pytest.mark.parametrize(
+    ("form", "prediction_type"),
+    [("TANGO's", "v_prediction"), ("AudioLDM's", "epsilon"), ("AudioLDM 2's", "sample")],
+)
+def test_inversion_leads_to_the_source_but_for_the_last_step(prediction_type, form, clip):
     model = model_of(form, prediction_type)
     source, conditioning = model.encode(clip), model.embed_text("pulses of a sine")
     inversion = invert(model, source, conditioning, 3.0, steps=4, progress=False)
+    assert inversion.noises[-1].abs().max() == 0
+    last, timestep = inversion.latents[-1:], inversion.scheduler.timesteps[-1]
+    output = model.predict(last, timestep, conditioning, 3.0)
+    estimate = inversion.scheduler.step(output, timestep, last).pred_original_sample
     for share in (1.0, 0.5):
         again = regenerate(model, inversion, conditioning, 3.0, share, progress=False)
-        assert (again - source).abs().max() < 1e-4
+        signal = alpha_bar(-1)
+        assert (again - signal**0.5 * estimate).abs().max() < 1e-4
     edited = regenerate(model, inversion, model.embed_text(PROMPT), 12.0, 0.5, progress=False)
-    assert (edited - source).abs().max() > 1e-3
+    assert (edited - again).abs().max() > 1e-3
 
 
 def test_the_noise_of_each_timestep_is_its_own(model, source):
@@ -419,21 +488,18 @@ def test_a_partial_inversion_is_the_end_of_a_whole_one(model, source):
 def test_only_the_last_steps_are_edited(model, clip):
     model.unet = unet = KnownUNet()
     sweep("ddpm-inversion", model, clip, [0.25, 0.75])
-    assert unet.timesteps == [501, 251, 1] + [1] + [501, 251, 1]
+    assert unet.timesteps == [501, 251] + [1] + [501, 251, 1]
 
 
 def test_a_source_prompt_is_inverted_with_its_own_guidance(model, clip):
-    described = dataclasses.replace(TINY_METHODS["ddpm-inversion"], source_prompt="a sine")
-    guided = dataclasses.replace(described, source_guidance_scale=1.0)
+    method = TINY_METHODS["ddpm-inversion"]
+    unguided = dataclasses.replace(method, source_guidance_scale=1.0)
     results = [
-        method.sweep(model, clip, PROMPT, [0.75], progress=False)[0]
-        for method in (TINY_METHODS["ddpm-inversion"], described, guided)
+        one.sweep(model, clip, PROMPT, [0.75], source_prompt=described, progress=False)[0]
+        for one, described in [(method, ""), (method, "a sine"), (unguided, "a sine")]
     ]
     assert not same(results[0], results[1])
     assert not same(results[1], results[2])
-    own = dataclasses.replace(described, source_prompt=PROMPT, target_guidance_scale=3.0)
-    [unchanged] = own.sweep(model, clip, PROMPT, [0.75], progress=False)
-    assert same(unchanged, model.decode(model.encode(clip), clip), tolerance=1e-3)
 
 
 def test_inversion_of_a_gap_is_refused(model, clip):
@@ -447,7 +513,8 @@ def test_inversion_of_a_gap_is_refused(model, clip):
 def test_ours_is_the_three_steps(model, clip):
     edits = sweep("ours-lora", model, clip, [0.2, 1.0])
     with NonRigidEdit(model, clip, PROMPT, SETTINGS, progress=False) as edit:
-        assert all(same(*pair) for pair in zip(edits, edit.sweep([0.2, 1.0]), strict=True))
+        by_hand = map(fade_end, edit.sweep([0.2, 1.0]))
+        assert all(same(*pair) for pair in zip(edits, by_hand, strict=True))
 
 
 def test_without_step_1_the_model_is_tuned_on_the_prompt_itself(model, clip, source):
@@ -457,7 +524,7 @@ def test_without_step_1_the_model_is_tuned_on_the_prompt_itself(model, clip, sou
     with tuned.enabled():
         sampling = dataclasses.replace(SAMPLING, strength=0.5)
         latent = sample(model, target, sampling, source, progress=False)
-    assert same(result, model.decode(latent, clip))
+    assert same(result, fade_end(model.decode(latent, clip)))
     assert result.name == "pulses, Ours without Step 1, strength = 0.5"
 
 
@@ -468,37 +535,10 @@ def test_without_step_2_the_base_model_samples_from_e_opt_to_the_prompt(model, c
     for eta, result in zip([0.0, 0.6], results, strict=True):
         conditioning = interpolate(optimised.conditioning, target, eta)
         latent = sample(model, conditioning, SAMPLING, source, progress=False)
-        assert same(result, model.decode(latent, clip))
+        assert same(result, fade_end(model.decode(latent, clip)))
 
 
-@pytest.mark.parametrize(
-    ("key", "kept"),
-    [
-        ("ours", ["embedding.pt", "finetuning"]),
-        ("ours-without-step1", ["finetuning"]),
-        ("ours-without-step2", ["embedding.pt"]),
-        ("sdedit", []),
-    ],
-)
-def test_a_folder_keeps_what_was_trained(key, kept, model, clip, tmp_path):
-    strengths = TINY_METHODS[key].strengths[-1:]
-    [first] = sweep(key, model, clip, strengths, folder=tmp_path)
-    names = [path.name.partition("-")[0] for path in tmp_path.rglob("*.pt")]
-    assert sorted(names) == kept
-    [again] = sweep(key, model, clip, strengths, folder=tmp_path)
-    assert same(first, again)
-
-
-@pytest.mark.parametrize("key", ["ours", "ours-without-step1", "ours-without-step2"])
-def test_the_model_is_bit_identical_afterwards(key, model, clip):
-    before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
-    sweep(key, model, clip, [0.5])
-    after = model.unet.state_dict()
-    assert list(after) == list(before)
-    assert all(torch.equal(after[name], weight) for name, weight in before.items())
-
-
-# --- floors --------------------------------------------------------------------------------------
+# --- reference conditions -------------------------------------------------------------------------
 
 
 def test_generation_is_the_prompt_s_alone(model, clip):
@@ -507,7 +547,7 @@ def test_generation_is_the_prompt_s_alone(model, clip):
     assert np.array_equal(edit.waveform, other.waveform)
     sampling = dataclasses.replace(SAMPLING, strength=1.0)
     latent = sample(model, model.embed_text(PROMPT), sampling, progress=False)
-    assert same(edit, model.decode(latent, clip))
+    assert same(edit, fade_end(model.decode(latent, clip)))
 
 
 def test_the_source_is_the_recording_without_what_is_to_be_filled(model, clip):
@@ -519,7 +559,7 @@ def test_the_source_is_the_recording_without_what_is_to_be_filled(model, clip):
 
 
 def test_a_source_latent_is_zero_in_the_gap(model, clip):
-    latent = encode_source(model, clip, GAP)
+    latent = Task(model, clip, PROMPT, GAP).latent
     kept = latent_mask(clip, GAP, TINY_SHAPE[1]).bool().expand_as(latent)
     assert latent[~kept].abs().max() == 0
     assert latent[kept].abs().min() > 0

@@ -30,9 +30,9 @@ import soundfile
 
 from helpers.audio import CLIP_SECONDS, SAMPLE_RATE, AudioError, Clip, load_clip
 from helpers.data import Recording, Registry, data_path, load_registry
-from helpers.editing.inpainting import Gap, MaskError, blank, sample_mask
+from helpers.editing.inpainting import Gap, MaskError, blank
 from helpers.sounds import foley
-from helpers.sounds.vocabulary import LABELS
+from helpers.sounds.vocabulary import LABELS, VOCABULARY
 
 EDITS = ("addition", "inpainting", "style_transfer")
 REQUIRED = ("id", "audio", "edit", "prompt")
@@ -40,7 +40,6 @@ OPTIONAL = ("start", "end", "target")
 REGISTRIES = ("esc10", "paper_pairs")
 FOLEY_SECONDS = 10.0
 SHORTEST_GAP = 0.1  # seconds of digital silence that pass for a gap
-GAP_MARGIN = 0.1  # seconds
 
 
 class PairsError(ValueError):
@@ -58,7 +57,7 @@ class Source:
     gap : Gap, optional
         The part to be filled.
     events : np.ndarray, optional
-        True onsets in seconds, sorted, outside the gap; of synthesised sounds alone.
+        True onsets of the whole recording in seconds, sorted; of synthesised sounds alone.
     label : str, optional
         What the recording is of, where the pocket vocabulary has it.
     """
@@ -68,28 +67,10 @@ class Source:
     events: np.ndarray | None = None
     label: str | None = None
 
-    def outside_gap(self, times: np.ndarray) -> np.ndarray:
-        """Return those of some times in seconds that are not within 0.1 s of the gap.
-
-        At the end of a silent gap the recording sets in again, which sounds like an onset.
-
-        Parameters
-        ----------
-        times : np.ndarray
-            Shape (times,), or (events, 2) for onsets and offsets: an event stays if both do.
-        """
-        if self.gap is None:
-            return times
-        before, after = self.gap.start - GAP_MARGIN, self.gap.end + GAP_MARGIN
-        away = (times < before) | (times > after)
-        return times[away if times.ndim == 1 else away.all(axis=1)]
-
     @property
-    def kept(self) -> np.ndarray:
-        """Bool, shape (samples,), 1 where the recording is to be kept."""
-        if self.gap is None:
-            return np.ones(len(self.clip.waveform), dtype=bool)
-        return sample_mask(self.clip, self.gap)
+    def prompt(self) -> str:
+        """What the recording sounds like, in words; empty where its label is not known."""
+        return f"Sound of {VOCABULARY[self.label].plain}" if self.label in VOCABULARY else ""
 
 
 @dataclass(frozen=True)
@@ -143,12 +124,9 @@ class Pair:
             return whole
         try:
             gap = self.given_gap or _silent_gap(whole.clip, path)
-            source = Source(blank(whole.clip, gap), gap, whole.events, whole.label)
+            return Source(blank(whole.clip, gap), gap, whole.events, whole.label)
         except MaskError as error:
             raise PairsError(f"{self.place}, columns start and end: {error}") from error
-        if whole.events is None:
-            return source
-        return Source(source.clip, gap, source.outside_gap(whole.events), whole.label)
 
     def _load(self) -> tuple[Source, Path | None]:
         """Load the whole recording; return its file too if it has one."""

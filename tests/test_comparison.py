@@ -1,6 +1,5 @@
-"""The run behind Table 1: scores, resuming, and what the tables say."""
+"""The run behind Table 1: scores, resuming, what the tables say, and the command."""
 
-import csv
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,24 +7,35 @@ from typing import ClassVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
-from test_selection import row
+from test_selection import row, table
+from tiny import tiny_clip
 
-from helpers.audio import SAMPLE_RATE, Clip
-from helpers.baselines import methods_for
+from helpers.audio import SAMPLE_RATE, Clip, save_clip
+from helpers.comparison import scores as scoring
+from helpers.comparison.experiment import Experiment
+from helpers.comparison.figures import figure_2, figure_4
+from helpers.comparison.scores import (
+    KEY,
+    ScoresError,
+    clap_scores,
+    measure,
+    read_scores,
+    write_scores,
+)
+from helpers.comparison.tables import NOTHING, PAPER, Results, paper_table
 from helpers.display.figures import Strengths, strength_curves, strength_grid
-from helpers.evaluation import report, scores
-from helpers.evaluation.experiment import Experiment, quick
-from helpers.evaluation.pairs import load_pairs
-from helpers.evaluation.report import SEAL, WRITTEN, figure_2, figure_4
-from helpers.evaluation.scores import ScoresError, clap_scores, measure, read_rows, write_rows
-from helpers.evaluation.table import NOTHING, PAPER, Results, paper_table
+from helpers.methods import methods_for
+from helpers.methods.method import Method
+from helpers.pairs import EDITS, load_pairs
 from helpers.sounds.vocabulary import LABELS
 from tools import table1 as command
+from tools.table1 import SEAL, WRITTEN, markdown, page, quick
 
-ALL = frozenset({"addition", "inpainting", "style_transfer"})
+SECONDS = 1.0
 
 
 class FakeClap:
@@ -41,32 +51,40 @@ class FakeClap:
         return torch.tensor([[1.0, 0.0]] * len(prompts))
 
 
-@dataclass(frozen=True)
-class Louder:
-    """An edit that multiplies by 1 + strength; it counts its calls and can break down."""
+@dataclass(frozen=True, kw_only=True)
+class Louder(Method):
+    """An edit that multiplies by 1 + setting; it counts its calls and can break down."""
 
     name: str = "Ours"
-    setting: float = 1.0
-    strengths: tuple[float, ...] = (0.25, 0.5, 1.0)
-    fixed_strength: float = 0.5
-    edits: frozenset = ALL
+    role: str = "subject"
+    gain: float = 1.0
+    settings: tuple[float, ...] = (0.25, 0.5, 1.0)
+    fixed_setting: float = 0.5
+    edits: frozenset = frozenset(EDITS)
     calls: list = field(default_factory=list, repr=False, compare=False)
     fails_on: list = field(default_factory=list, repr=False, compare=False)
     knob: ClassVar[str] = "gain"
 
-    def sweep(self, model, clip, prompt, strengths, gap=None, folder=None, progress=True):
+    def sweep(self, model, clip, prompt, settings, gap, source_prompt, folder, progress):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "checkpoint.pt").write_text("unfinished")
         if clip.name in self.fails_on:
             raise KeyboardInterrupt
-        self.calls.append((clip.name, tuple(strengths)))
-        return [Clip(clip.waveform * (1 + s) * self.setting, clip.name) for s in strengths]
+        self.calls.append((clip.name, tuple(settings)))
+        return [Clip(clip.waveform * (1 + s) * self.gain, clip.name) for s in settings]
+
+    def latents(self, task, settings):
+        raise NotImplementedError
+
+
+def sdedit(**more):
+    return Louder(name="SDEdit", role="baseline", gain=0.5, **more)
 
 
 @pytest.fixture
 def sounds(monkeypatch):
     """A classifier that hears rain in everything, and no search for onsets, which takes long."""
-    monkeypatch.setattr(scores, "detect_events", lambda clip: np.array([[1.0, 2.0]]))
+    monkeypatch.setattr(scoring, "detect_events", lambda clip: np.array([[1.0, 2.0]]))
     hear_rain(monkeypatch)
 
 
@@ -79,17 +97,19 @@ def rain(monkeypatch):
 def hear_rain(monkeypatch):
     probabilities = torch.full((len(LABELS),), 0.125)
     probabilities[LABELS.index("rain")] = 0.75
-    monkeypatch.setattr(scores, "sound_probabilities", lambda clips: [probabilities] * len(clips))
+    monkeypatch.setattr(scoring, "sound_probabilities", lambda clips: [probabilities] * len(clips))
 
 
 @pytest.fixture
 def table_of_pairs(tmp_path):
+    for name, frequency in (("add", 440), ("fill", 880), ("turn", 1200)):
+        save_clip(tiny_clip(SECONDS, frequency), tmp_path / f"{name}.wav")
     path = tmp_path / "mine.csv"
     path.write_text(
         "id,audio,edit,prompt,start,end,target\n"
-        "add,foley:door_knock/1,addition,Knocking and rain,,,rain\n"
-        "fill,foley:piano/2,inpainting,A piano playing,4,6,piano\n"
-        "turn,foley:duck/3,style_transfer,A dog barking,,,\n"
+        "add,add.wav,addition,Knocking and rain,,,rain\n"
+        "fill,fill.wav,inpainting,A piano playing,0.4,0.6,piano\n"
+        "turn,turn.wav,style_transfer,A dog barking,,,\n"
     )
     return path
 
@@ -100,11 +120,28 @@ def pairs(table_of_pairs):
 
 
 @pytest.fixture
+def foley_pairs(tmp_path):
+    path = tmp_path / "foley.csv"
+    path.write_text(
+        "id,audio,edit,prompt,start,end,target\n"
+        "add,foley:door_knock/1,addition,Knocking and rain,,,rain\n"
+        "fill,foley:piano/2,inpainting,A piano playing,4,6,piano\n"
+        "turn,foley:duck/3,style_transfer,A dog barking,,,\n"
+    )
+    return load_pairs(path)
+
+
+@pytest.fixture
 def methods():
     return {
         "ours": Louder(),
-        "sdedit": Louder("SDEdit", setting=0.5),
-        "turner": Louder("Turner", edits=frozenset({"style_transfer"}), strengths=(0.5,)),
+        "sdedit": sdedit(),
+        "turner": Louder(
+            name="Turner",
+            role="baseline",
+            edits=frozenset({"style_transfer"}),
+            settings=(0.5,),
+        ),
     }
 
 
@@ -141,9 +178,9 @@ def test_clap_scores_by_hand():
 
 
 @pytest.mark.usefixtures("rain")
-def test_an_edit_that_changes_nothing_loses_nothing(pairs):
-    add, fill, turn = pairs
-    [same] = measure(FakeClap(), add, [add.source.clip])
+def test_an_edit_that_changes_nothing_loses_nothing(foley_pairs):
+    add, _, turn = foley_pairs
+    same = measure(FakeClap(), add, [add.source.clip]).iloc[0]
     assert same["audio_clap"] == pytest.approx(1.0)
     assert same["sum"] == pytest.approx(same["text_clap"] + 1)
     assert same["onset_f1"] == same["offset_f1"] == 1.0
@@ -152,19 +189,18 @@ def test_an_edit_that_changes_nothing_loses_nothing(pairs):
     assert same["log_spectral_distance"] == pytest.approx(0.0, abs=1e-4)
     assert (same["label"], same["target_probability"]) == ("rain", 0.75)
     assert same["source_probability"] == 0.125
-    [turned] = measure(FakeClap(), turn, [turn.source.clip])
-    assert turned["target_probability"] is None
+    turned = measure(FakeClap(), turn, [turn.source.clip]).iloc[0]
+    assert np.isnan(turned["target_probability"])
 
 
 @pytest.mark.usefixtures("rain")
-def test_what_fills_the_gap_counts_as_neither_lost_nor_gained_structure(pairs):
-    _, fill, _ = pairs
+def test_what_fills_the_gap_counts_as_neither_lost_nor_gained_structure(foley_pairs):
+    _, fill, _ = foley_pairs
     clip = fill.source.clip
     clicks = clip.waveform.copy()
     clicks[fill.source.gap.samples(clip)][3000::8000] = 0.5
-    filled, spoilt = measure(
-        FakeClap(), fill, [Clip(clicks, "filled"), Clip(clicks[::-1].copy(), "spoilt")]
-    )
+    edits = [Clip(clicks, "filled"), Clip(clicks[::-1].copy(), "spoilt")]
+    filled, spoilt = measure(FakeClap(), fill, edits).to_dict("records")
     assert filled["onset_f1"] == 1.0
     assert filled["log_spectral_distance"] == pytest.approx(0.0, abs=0.5)
     assert spoilt["onset_f1"] < 0.9
@@ -174,52 +210,53 @@ def test_what_fills_the_gap_counts_as_neither_lost_nor_gained_structure(pairs):
 # Running
 
 
-def test_a_run_leaves_a_row_and_a_recording_for_every_edit(experiment, methods):
+def test_a_run_leaves_a_row_and_a_recording_for_every_edit(experiment):
     assert experiment.run(progress=False) == 2 * 3 + 1
-    rows = experiment.rows()
-    assert len(rows) == 2 * 3 * 3 + 1
-    assert {r.pair for r in rows if r.method == "turner"} == {"turn"}
-    for r in rows:
-        waveform, rate = soundfile.read(experiment.folder / r.audio)
+    scores = experiment.scores()
+    assert len(scores) == 2 * 3 * 3 + 1
+    assert set(scores.loc[scores["method"] == "turner", "pair"]) == {"turn"}
+    for audio in scores["audio"]:
+        waveform, rate = soundfile.read(experiment.folder / audio)
         assert rate == SAMPLE_RATE
-        assert len(waveform) == 10 * SAMPLE_RATE
+        assert len(waveform) == SECONDS * SAMPLE_RATE
     assert not (experiment.folder / "unfinished").exists()
 
 
 def test_the_table_of_scores_by_hand(experiment, pairs):
     experiment.run(progress=False)
-    with experiment.table.open() as table:
-        rows = list(csv.DictReader(table))
-    [r] = [r for r in rows if (r["pair"], r["method"], r["strength"]) == ("add", "sdedit", "1.0")]
+    rows = pd.read_csv(experiment.table).set_index(KEY)
+    r = rows.loc["add", "sdedit", 1.0]
     clip = pairs[0].source.clip
     level = np.sqrt((clip.waveform.astype(float) ** 2).mean())
     edited = np.array([level * (1 + 1.0) * 0.5, 0.1])
     text = edited[0] / np.linalg.norm(edited)
     audio = edited @ [level, 0.1] / np.linalg.norm(edited) / np.linalg.norm([level, 0.1])
-    assert float(r["text_clap"]) == pytest.approx(text, abs=1e-5)
-    assert float(r["audio_clap"]) == pytest.approx(audio, abs=1e-5)
-    assert float(r["sum"]) == float(r["text_clap"]) + float(r["audio_clap"])
+    assert r["text_clap"] == pytest.approx(text, abs=1e-5)
+    assert r["audio_clap"] == pytest.approx(audio, abs=1e-5)
+    assert r["sum"] == r["text_clap"] + r["audio_clap"]
     assert (r["edit"], r["clap"], r["model"]) == ("addition", "fake", "tiny")
     assert r["fingerprint"] == experiment.model.fingerprint[:16]
     assert r["prompt"] == "Knocking and rain"
     assert r["audio"] == "audio/add/sdedit_1.flac"
-    assert (r["label"], r["target_probability"]) == ("rain", "0.75")
-    assert float(r["seconds"]) > 0
-    [turned] = [r for r in rows if r["method"] == "turner"]
-    assert turned["target_probability"] == ""
+    assert (r["label"], r["target_probability"]) == ("rain", 0.75)
+    assert r["seconds"] > 0
+    assert np.isnan(rows.loc["turn", "turner", 0.5]["target_probability"])
 
 
 @pytest.mark.parametrize(("preset", "whole"), [("pocket", "Ours (LoRA)"), ("paper", "Ours")])
 def test_the_table_says_whose_step_the_ablations_leave_out(preset, whole):
-    results = Results([row("a", "ours", 0.6, 0.5, 0.7)], methods_for(preset))
+    results = Results(table(row("a", "ours", 0.6, 0.5, 0.7)), methods_for(preset))
     assert results.clap_table().note.endswith(f"The ablations leave one step out of {whole}.")
 
 
-def test_rows_are_read_as_they_were_written(tmp_path):
-    rows = [row("a", "ours", 0.1, 1 / 3, 0.7, prompt='"A", b\n'), row("b", "ours", 1, 0, 0)]
-    write_rows(tmp_path / "scores.csv", rows)
-    assert read_rows(tmp_path / "scores.csv") == rows
-    assert read_rows(tmp_path / "none.csv") == []
+def test_scores_are_read_as_they_were_written(tmp_path):
+    scores = table(
+        row("NA", "ours", 0.1, 1 / 3, 0.7, prompt='"A", b\n', label="null"),
+        row("b", "ours", 1, 0, 0, fingerprint="0123456789012345", event_f1=0.25),
+    )
+    write_scores(tmp_path / "scores.csv", scores)
+    pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores)
+    assert read_scores(tmp_path / "none.csv").empty
 
 
 def test_a_second_run_touches_nothing(experiment, methods):
@@ -241,34 +278,32 @@ def test_another_run_in_the_same_folder_keeps_what_a_stopped_one_began(experimen
 
 
 def test_a_killed_run_goes_on_with_what_is_missing(model, pairs, sounds, tmp_path):
-    ours, sdedit = Louder(), Louder("SDEdit", setting=0.5, fails_on=["fill"])
-    experiment = Experiment(
-        model, FakeClap(), pairs, {"ours": ours, "sdedit": sdedit}, tmp_path / "out"
-    )
+    methods = {"ours": Louder(), "sdedit": sdedit(fails_on=["fill"])}
+    experiment = Experiment(model, FakeClap(), pairs, methods, tmp_path / "out")
     with pytest.raises(KeyboardInterrupt):
         experiment.run(progress=False)
-    strengths = (0.25, 0.5, 1.0)
-    assert calls(experiment.methods) == {
-        "ours": [("add", strengths), ("fill", strengths)],
-        "sdedit": [("add", strengths)],
+    settings = (0.25, 0.5, 1.0)
+    assert calls(methods) == {
+        "ours": [("add", settings), ("fill", settings)],
+        "sdedit": [("add", settings)],
     }
-    kept = {r.key: r for r in experiment.rows()}
+    kept = experiment.scores().set_index(KEY)
     assert len(kept) == 3 * 3
     # What a method had trained when it was stopped is still there, and only that.
     unfinished = [p.relative_to(experiment.folder) for p in experiment.folder.rglob("*.pt")]
     assert unfinished == [Path("unfinished/fill/sdedit/checkpoint.pt")]
 
-    sdedit.fails_on.clear()
-    ours.calls.clear()
-    sdedit.calls.clear()
+    methods["sdedit"].fails_on.clear()
+    for method in methods.values():
+        method.calls.clear()
     assert experiment.run(progress=False) == 3
-    assert calls(experiment.methods) == {
-        "ours": [("turn", strengths)],
-        "sdedit": [("fill", strengths), ("turn", strengths)],
+    assert calls(methods) == {
+        "ours": [("turn", settings)],
+        "sdedit": [("fill", settings), ("turn", settings)],
     }
-    rows = {r.key: r for r in experiment.rows()}
-    assert len(rows) == 3 * 2 * 3
-    assert {key: rows[key] for key in kept} == kept
+    scores = experiment.scores().set_index(KEY)
+    assert len(scores) == 3 * 2 * 3
+    pd.testing.assert_frame_equal(scores.loc[kept.index], kept)
 
 
 def test_an_interruption_while_the_table_is_written_leaves_the_old_one(
@@ -288,21 +323,40 @@ def test_an_interruption_while_the_table_is_written_leaves_the_old_one(
 
 
 @pytest.mark.usefixtures("sounds")
-def test_other_strengths_are_added_and_a_lost_recording_is_made_again(
-    model, pairs, methods, tmp_path
-):
-    first = Experiment(
-        model, FakeClap(), pairs[:1], {"ours": methods["ours"]}, tmp_path, {"ours": (0.5,)}
-    )
+def test_other_settings_are_added(model, pairs, methods, tmp_path):
+    only = {"ours": methods["ours"]}
+    first = Experiment(model, FakeClap(), pairs[:1], only, tmp_path, {"ours": (0.5,)})
     first.run(progress=False)
-    every = Experiment(model, FakeClap(), pairs[:1], {"ours": methods["ours"]}, tmp_path)
+    every = Experiment(model, FakeClap(), pairs[:1], only, tmp_path)
     every.run(progress=False)
     assert methods["ours"].calls == [("add", (0.5,)), ("add", (0.25, 1.0))]
-    assert [r.strength for r in first.rows()] == [0.5]
-    (tmp_path / "audio" / "add" / "ours_1.flac").unlink()
-    every.run(progress=False)
-    assert methods["ours"].calls[-1] == ("add", (1.0,))
-    assert len(every.rows()) == 3
+    assert first.scores()["setting"].tolist() == [0.5]
+    assert every.scores()["setting"].tolist() == [0.25, 0.5, 1.0]
+
+
+def test_scores_alone_count_as_done_and_audio_is_made_on_request(experiment, pairs, methods):
+    experiment.run(progress=False)
+    heard = experiment.edits(pairs[0], "ours")
+    done = len(methods["ours"].calls)
+    for path in (experiment.folder / "audio" / "add").glob("*.flac"):
+        path.unlink()
+    assert experiment.run(progress=False) == 0
+    again = experiment.edits(pairs[0], "ours")
+    assert len(methods["ours"].calls) == done + 1
+    assert len(again) == 3
+    assert all(
+        np.array_equal(one.waveform, other.waveform)
+        for one, other in zip(heard, again, strict=True)
+    )
+    assert not (experiment.folder / "unfinished").exists()
+
+
+def test_a_new_baseline_costs_its_own_sweeps_alone(experiment, methods):
+    experiment.run(progress=False)
+    done = calls(methods)
+    more = replace(experiment, methods=methods | {"new": sdedit()})
+    assert more.run(progress=False) == 3
+    assert calls(methods) == done
 
 
 @pytest.mark.usefixtures("sounds")
@@ -319,7 +373,7 @@ def test_results_of_another_making_are_not_mixed(change, experiment, pairs, meth
         path.write_text(path.read_text().replace("Knocking and rain", "Rain"))
         pairs = load_pairs(path)
     else:
-        methods["ours"] = Louder(setting=2.0)
+        methods["ours"] = Louder(gain=2.0)
     other = Experiment(model, clap, pairs, methods, experiment.folder)
     with pytest.raises(ScoresError, match="name another folder") as error:
         other.run(progress=False)
@@ -327,32 +381,41 @@ def test_results_of_another_making_are_not_mixed(change, experiment, pairs, meth
 
 
 @pytest.mark.usefixtures("sounds")
-def test_another_grid_of_strengths_is_no_other_making(experiment, pairs, methods):
+def test_another_grid_of_settings_is_no_other_making(experiment, pairs, methods):
     experiment.run(progress=False)
-    methods["ours"] = Louder(strengths=(0.5, 2.0), fixed_strength=2.0)
+    methods["ours"] = Louder(settings=(0.5, 2.0), fixed_setting=2.0)
     other = Experiment(experiment.model, FakeClap(), pairs, methods, experiment.folder)
     other.run(progress=False)
-    assert {strengths for _, strengths in methods["ours"].calls} == {(2.0,)}
+    assert {settings for _, settings in methods["ours"].calls} == {(2.0,)}
 
 
-def test_a_damaged_table_is_named(experiment):
+@pytest.mark.parametrize("damage", ["other columns", "a missing score", "a row twice", "a word"])
+def test_a_damaged_table_is_named(damage, experiment):
     experiment.folder.mkdir()
-    experiment.table.write_text("pair,method\na,b\n")
+    write_scores(experiment.table, table(row("a", "ours", 0.5, 0.25, 0.5)))
+    text = experiment.table.read_text()
+    changed = {
+        "other columns": "pair,method\na,b\n",
+        "a missing score": text.replace(",0.25,", ",,"),
+        "a row twice": text + text.splitlines()[1] + "\n",
+        "a word": text.replace(",0.25,", ",much,"),
+    }
+    experiment.table.write_text(changed[damage])
     with pytest.raises(ScoresError, match=r"scores.csv cannot be read.*delete it"):
         experiment.run(progress=False)
 
 
-def test_quick_is_three_pairs_three_methods_three_strengths(pairs):
+def test_quick_is_three_pairs_three_methods_three_settings(pairs):
     offered = (0.2, 0.4, 0.6, 0.8, 1.0)
     names = ("ours", "ours-lora", "sdedit", "audioldm-inpainting", "source")
-    methods = {name: Louder(strengths=offered, fixed_strength=0.4) for name in names}
-    few, chosen, strengths = quick(load_pairs("pocket27"), methods)
+    methods = {name: Louder(settings=offered, fixed_setting=0.4) for name in names}
+    few, chosen, settings = quick(load_pairs("pocket27"), methods)
     assert [pair.edit for pair in few] == ["addition", "inpainting", "style_transfer"]
     assert list(chosen) == ["ours-lora", "sdedit", "audioldm-inpainting"]
-    assert set(strengths.values()) == {(0.2, 0.4, 1.0)}
-    at_the_end = {"ours": Louder(strengths=offered, fixed_strength=1.0)}
+    assert set(settings.values()) == {(0.2, 0.4, 1.0)}
+    at_the_end = {"ours": Louder(settings=offered, fixed_setting=1.0)}
     assert quick(pairs, at_the_end)[2] == {"ours": (0.2, 0.6, 1.0)}
-    assert quick(pairs, {"source": Louder(strengths=(1.0,))})[2] == {"source": (1.0,)}
+    assert quick(pairs, {"source": Louder(settings=(1.0,))})[2] == {"source": (1.0,)}
 
 
 # Tables
@@ -373,62 +436,78 @@ def results():
                 row(pair, "sdedit", 1.0, 0.4, 0.3, edit=edit, onset_f1=0.2),
                 row(pair, "source", 1.0, 0.1, 1.0, edit=edit),
             ]
-    grid = (0.5, 1.0)
+    grid = {"settings": (0.5, 1.0), "fixed_setting": 1.0}
     methods = {
-        "ours": Louder("Ours", strengths=grid, fixed_strength=1.0),
-        "sdedit": Louder("SDEdit", strengths=grid, fixed_strength=1.0),
-        "source": Louder("Source", strengths=(1.0,), fixed_strength=1.0),
+        "ours": Louder(**grid),
+        "sdedit": sdedit(**grid),
+        "source": Louder(name="Source", role="reference", settings=(1.0,), fixed_setting=1.0),
     }
-    return Results(rows, methods, "mine")
+    return Results(table(*rows), methods, "mine")
 
 
-def cells(table, *start):
-    [line] = [line for line in table.rows if line[: len(start)] == list(start)]
+def cells(shown, *start):
+    [line] = [line for line in shown.cells.to_numpy().tolist() if line[: len(start)] == [*start]]
     return line[len(start) :]
 
 
+def bold(shown):
+    return {shown.cells.loc[cell] for cell in shown.bold}
+
+
 def test_table_1_by_hand(results):
-    table = results.clap_table()
-    assert table.header[:5] == ["Method", "Strength", "Addition: Text", "Addition: Audio"] + [
+    shown = results.clap_table()
+    assert list(shown.cells)[:5] == ["Method", "Setting", "Addition: Text", "Addition: Audio"] + [
         "Addition: Sum"
     ]
     # Ours: 0.3 + 0.7 and 0.3 + 0.8 at the largest sum; 0.5 + 0.2 at the fixed strength.
-    assert cells(table, "Ours", "largest sum (gain 0.5)")[:3] == [
+    assert cells(shown, "Ours", "largest sum (gain 0.5)")[:3] == [
         "0.300",
         "0.750",
         "1.050 (1.000 … 1.100)",
     ]
-    assert cells(table, "Ours", "gain 1")[:3] == ["0.500", "0.200", "0.700 (0.700 … 0.700)"]
-    assert cells(table, "SDEdit", "largest sum (gain 0.5)")[2] == "0.800 (0.800 … 0.800)"
-    assert cells(table, "Source", NOTHING)[2] == "1.100 (1.100 … 1.100)"
-    assert len(table.rows) == 5  # the source has no strength to fix
+    assert cells(shown, "Ours", "gain 1")[:3] == ["0.500", "0.200", "0.700 (0.700 … 0.700)"]
+    assert cells(shown, "SDEdit", "largest sum (gain 0.5)")[2] == "0.800 (0.800 … 0.800)"
+    assert cells(shown, "Source", NOTHING)[2] == "1.100 (1.100 … 1.100)"
+    assert len(shown.cells) == 5  # the source has no setting to fix
 
 
-def test_the_highest_sum_is_bold_but_no_floor(results):
-    text = results.clap_table().markdown()
-    assert "**1.050 (1.000 … 1.100)**" in text
-    assert "**1.100" not in text
+def test_the_highest_sum_is_bold_but_no_reference_condition(results):
+    shown = results.clap_table()
+    assert "1.050 (1.000 … 1.100)" in bold(shown)
+    assert not any(cell.startswith("1.100") for cell in bold(shown))
+    assert "**1.050 (1.000 … 1.100)**" in shown.markdown()
 
 
 def test_paired_differences_by_hand(results):
-    table = results.difference_table(results.chosen, "sum", "largest sum")
-    assert table.header == [
+    shown = results.difference_table(results.chosen, "sum", "largest sum")
+    assert list(shown.cells) == [
         "Difference",
         "Addition",
         "Style transfer",
         "Addition and style transfer",
     ]
     # 1.0 − 0.8 and 1.1 − 0.8; the source's sum is higher and no baseline.
-    assert cells(table, "Ours − SDEdit")[0] == "+0.250 (+0.200 … +0.300)"
-    assert cells(table, "Ours − best baseline")[2] == "+0.250 (+0.200 … +0.300) SDEdit"
-    assert cells(table, "Ours − Source")[0] == "−0.050 (−0.100 … +0.000)"
+    assert cells(shown, "Ours − SDEdit")[0] == "+0.250 (+0.200 … +0.300)"
+    assert cells(shown, "Ours − best baseline")[2] == "+0.250 (+0.200 … +0.300) SDEdit"
+    assert cells(shown, "Ours − Source")[0] == "−0.050 (−0.100 … +0.000)"
+    assert bold(shown) == set(cells(shown, "Ours − best baseline"))
+
+
+def test_differences_are_numbers_before_they_are_cells(results):
+    found = results.differences(results.chosen).set_index(["method", "other", "edit"])
+    one = found.loc["ours", "sdedit", "Addition"]
+    assert (one["mean"], one["low"], one["high"]) == pytest.approx((0.25, 0.2, 0.3))
+    assert (one["n"], one["best"]) == (2, True)
+    assert not found.loc["ours", "source", "Addition"]["best"]
+    equal = results.at_equal_text().set_index(["method", "other", "edit"])
+    assert equal.loc["ours", "sdedit", "Addition"]["mean"] == pytest.approx(0.55)
 
 
 def test_a_method_stays_out_of_edits_it_is_not_for(results):
-    filler = Louder("Filler", edits=frozenset({"inpainting"}))
-    results = Results(results.rows, {**results.methods, "filler": filler})
-    table = results.difference_table(results.chosen, "sum", "largest sum")
-    assert set(cells(table, "Ours − Filler")) == {NOTHING}
+    filler = Louder(name="Filler", role="baseline", edits=frozenset({"inpainting"}))
+    results = Results(results.scores, {**results.methods, "filler": filler})
+    shown = results.difference_table(results.chosen, "sum", "largest sum")
+    assert set(cells(shown, "Ours − Filler")) == {NOTHING}
 
 
 def test_onsets_at_equal_text_by_hand(results):
@@ -445,65 +524,70 @@ def test_the_trend_by_hand(results):
 
 def test_pair_by_pair(results):
     assert cells(results.pair_table(), "addition1") == ["1.000 (0.5)", "0.800 (0.5)", "1.100 (1)"]
-    assert "**1.000 (0.5)**" in results.pair_table().markdown()
+    assert "1.000 (0.5)" in bold(results.pair_table())
 
 
 def test_the_papers_table_is_marked_as_the_papers():
-    table = paper_table()
-    assert table.title == "The paper's Table 1"
+    shown = paper_table()
+    assert shown.title == "The paper's Table 1"
     for word in ("TANGO", "not measured here", "do not compare"):
-        assert word in table.note
-    ours = cells(table, "Ours (LoRA)")
+        assert word in shown.note
+    ours = cells(shown, "Ours (LoRA)")
     assert ours == [
         *("0.524", "0.883", "1.407"),
         *("0.645", "0.854", "1.499"),
         *("0.465", "0.696", "1.161"),
     ]
-    assert cells(table, "AUDIT")[-3:] == [NOTHING] * 3
+    assert cells(shown, "AUDIT")[-3:] == [NOTHING] * 3
     for scores_of in PAPER.values():
         for text, audio, total in scores_of.values():
             assert text + audio == pytest.approx(total, abs=1.1e-3)
 
 
 def test_the_report_says_what_it_was_made_with(results):
-    text = results.markdown()
+    text = markdown(results)
     assert "pairs mine: 2 addition, 2 style transfer." in text
     assert text.index("## Table 1: CLAP scores") < text.index("## The paper's Table 1")
-    assert "| Ours | largest sum (gain 0.5) | 0.300 | 0.750 | **1.050" in text
     for heading in ("Paired differences", "Beside CLAP", "Onset F1 at equal", "Pair by pair"):
         assert f"## {heading}" in text
     lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert all(line.endswith(" |") for line in lines)
+    assert all(line.endswith("|") for line in lines)
 
 
 def test_tables_of_nothing_are_left_out(results):
     methods = {name: results.methods[name] for name in ("sdedit", "source")}
-    rows = [row for row in results.rows if row.method in methods]
-    titles = [table.title for table in Results(rows, methods).tables()]
+    scores = results.scores[results.scores["method"].isin([*methods])]
+    titles = [shown.title for shown in Results(scores, methods).tables()]
     assert not any(title.startswith("Paired differences") for title in titles)
     assert "From the weakest to the strongest edit" in titles
 
 
-def test_the_page_escapes_what_users_wrote(results):
-    rows = [row("p", "ours", 0.5, 0.3, 0.6, prompt="<b>rain</b> & wind", audio="audio/p/o.flac")]
-    page = Results(rows, results.methods, "mine").html()
-    assert "“&lt;b&gt;rain&lt;/b&gt; &amp; wind”" in page
-    assert 'src="audio/p/source.flac"' in page
-    assert 'src="audio/p/o.flac"' in page
-    assert "CLAP checkpoint is not named" in page
+def test_the_page_escapes_what_users_wrote_and_plays_what_there_is(results, tmp_path):
+    written = row("p", "ours", 0.5, 0.3, 0.6, prompt="<b>rain</b> & wind", audio="audio/p/o.flac")
+    results = Results(table(written), results.methods, "<i>mine</i>")
+    text = page(results, tmp_path)
+    assert "“&lt;b&gt;rain&lt;/b&gt; &amp; wind”" in text
+    assert "<i>" not in text
+    assert "font-weight: bold" in text
+    assert 'src="audio/p/source.flac"' in text
+    assert 'src="audio/p/o.flac"' not in text
+    (tmp_path / "audio/p").mkdir(parents=True)
+    (tmp_path / "audio/p/o.flac").touch()
+    assert 'src="audio/p/o.flac"' in page(results, tmp_path)
+
+
+def test_cells_are_printed_as_they_are(results):
+    odd = Louder(name="a|b <c>")
+    shown = Results(results.scores, results.methods | {"ours": odd}).clap_table()
+    assert "a\\|b <c>" in shown.markdown()
+    assert "a|b &lt;c&gt;" in shown.html()
 
 
 def test_the_summary_is_tidy(results):
-    rows = list(csv.DictReader(results.summary().splitlines()))
-    [ours] = [
-        r
-        for r in rows
-        if (r["selection"], r["edit"], r["method"], r["measure"])
-        == ("largest sum", "Addition", "ours", "sum")
-    ]
-    assert float(ours["mean"]) == pytest.approx(1.05)
-    assert (float(ours["low"]), float(ours["high"])) == (pytest.approx(1.0), pytest.approx(1.1))
-    assert ours["n"] == "2"
+    keys = ["selection", "edit", "method", "measure"]
+    ours = results.summary().set_index(keys).loc["largest sum", "Addition", "ours", "sum"]
+    assert (ours["mean"], ours["low"], ours["high"]) == pytest.approx((1.05, 1.0, 1.1))
+    assert ours["n"] == 2
 
 
 # Figures
@@ -586,7 +670,7 @@ def run(request, monkeypatch, model, methods, sounds, table_of_pairs, tmp_path):
     monkeypatch.setattr(command, "load_clap", lambda name: FakeClap())
     if "figures" not in request.fixturenames:  # they take long
         for name in ("figure_2", "figure_4"):
-            monkeypatch.setattr(report, name, lambda *made_from: plt.figure(figsize=(1, 1)))
+            monkeypatch.setattr(command, name, lambda *made_from: plt.figure(figsize=(1, 1)))
 
     def run(*options):
         defaults = ["--pairs", str(table_of_pairs), "--out", str(tmp_path / "out")]
@@ -617,11 +701,11 @@ def test_the_command_writes_everything_and_then_has_nothing_to_do(
 def test_a_lost_report_is_written_again_from_the_scores(run, methods, tmp_path):
     run()
     done = calls(methods)
-    table = tmp_path / "out" / "table1.md"
-    text = table.read_text()
-    table.unlink()
+    written = tmp_path / "out" / "table1.md"
+    text = written.read_text()
+    written.unlink()
     assert run() == 0
-    assert table.read_text() == text
+    assert written.read_text() == text
     assert calls(methods) == done
 
 

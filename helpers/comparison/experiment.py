@@ -1,0 +1,248 @@
+"""Every method on every pair, scored: the run behind Table 1, stoppable and resumable.
+
+What is in the table of scores is done, and never run again; a run that was killed loses at most the
+sweep it was in, and of methods that train something not even that: their checkpoints lie in
+``unfinished`` until their rows are written.  Audio is kept where it was made, and made again when
+somebody asks for edits whose audio is not there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+import torch
+from tqdm.auto import tqdm
+
+from helpers.audio import Clip, save_clip
+from helpers.comparison.scores import COLUMNS, KEY, ScoresError, measure, read_scores, write_scores
+from helpers.editing.optimisation import fingerprint
+from helpers.evaluation.clap import Clap
+from helpers.methods import Method
+from helpers.models.latent_audio_model import LatentAudioModel
+from helpers.pairs import Pair
+
+FINGERPRINT_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One call of a method."""
+
+    pair: Pair
+    method: str
+    settings: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Which methods edit which pairs, and where the results go.
+
+    Parameters
+    ----------
+    model : LatentAudioModel
+    clap : Clap
+    pairs : list of Pair
+    methods : mapping of str to Method
+        By key; a method is run on the edit types it is for.
+    folder : Path
+        Gets ``scores.csv`` and ``audio/<pair>/<method>_<setting>.flac``.  It may hold results of
+        other pairs, methods and settings, which stay.
+    settings : mapping of str to tuple of float, optional
+        By method, in place of all that it offers.
+    """
+
+    model: LatentAudioModel
+    clap: Clap
+    pairs: Sequence[Pair]
+    methods: Mapping[str, Method]
+    folder: Path
+    settings: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Path:
+        """The tidy table of scores."""
+        return self.folder / "scores.csv"
+
+    def settings_of(self, method: str) -> tuple[float, ...]:
+        """Which settings a method is run at, weakest first."""
+        return tuple(self.settings.get(method, self.methods[method].settings))
+
+    def sweeps(self) -> Iterator[Sweep]:
+        """All that is asked for, pair by pair, so that the time left can be told early on."""
+        for pair in self.pairs:
+            for name, method in self.methods.items():
+                if pair.edit in method.edits:
+                    yield Sweep(pair, name, self.settings_of(name))
+
+    def scores(self) -> pd.DataFrame:
+        """Return what is asked for and has been scored, in the order of :meth:`sweeps`.
+
+        Raises
+        ------
+        ScoresError
+            If the table is damaged, or holds scores of the same name and other making.
+        """
+        asked = [[s.pair.id, s.method, value] for s in self.sweeps() for value in s.settings]
+        return pd.DataFrame(asked, columns=KEY).merge(self._checked(), on=KEY)[list(COLUMNS)]
+
+    def missing(self) -> list[Sweep]:
+        """Find what is asked for and has no scores; raises as :meth:`scores`."""
+        done = set(self._checked()[KEY].itertuples(index=False, name=None))
+        left = []
+        for sweep in self.sweeps():
+            key = sweep.pair.id, sweep.method
+            if settings := tuple(v for v in sweep.settings if (*key, v) not in done):
+                left.append(replace(sweep, settings=settings))
+        return left
+
+    def load_sources(self, progress: bool = True) -> None:
+        """Load every recording, so that one that cannot be used is known before any work.
+
+        Raises
+        ------
+        PairsError, DataError
+            As :attr:`helpers.pairs.Pair.source`.
+        """
+        for pair in tqdm(self.pairs, desc="recordings", disable=not progress):
+            path = self.folder / "audio" / pair.id / "source.flac"
+            source = pair.source.clip
+            if not path.exists():
+                save_clip(source, path.with_name("part.flac")).replace(path)
+
+    def run(self, progress: bool = True) -> int:
+        """Do what is missing; return how many sweeps that was.
+
+        Raises
+        ------
+        ScoresError
+            As :meth:`scores`.
+        """
+        missing = self.missing()
+        total = sum(1 for _ in self.sweeps())
+        bar = tqdm(
+            total=total,
+            initial=total - len(missing),
+            desc="edits",
+            unit="sweep",
+            smoothing=0,
+            disable=not progress or not missing,
+        )
+        with bar:
+            for sweep in missing:
+                bar.set_postfix_str(f"{sweep.pair.id}, {self.methods[sweep.method].name}")
+                self._score(sweep)
+                bar.update()
+        return len(missing)
+
+    def edits(self, pair: Pair, method: str) -> list[Clip]:
+        """Return a method's edits of a pair, one per setting, weakest first, as loud as written.
+
+        They are read where their audio was kept, and made again where it was not.
+        """
+        sweep = Sweep(pair, method, self.settings_of(method))
+        paths = [self.folder / self.audio(pair.id, method, value) for value in sweep.settings]
+        if not all(path.is_file() for path in paths):
+            self._edit(sweep)
+            self._clear(sweep)
+        return [Clip(soundfile.read(path, dtype="float32")[0], path.stem) for path in paths]
+
+    @staticmethod
+    def audio(pair: str, method: str, setting: float) -> Path:
+        """Where an edit is kept, relative to the folder."""
+        return Path("audio") / pair / f"{method}_{setting:g}.flac"
+
+    def _edit(self, sweep: Sweep) -> list[Clip]:
+        """Run a sweep and keep its audio."""
+        source = sweep.pair.source
+        edits = self.methods[sweep.method].sweep(
+            self.model,
+            source.clip,
+            sweep.pair.prompt,
+            list(sweep.settings),
+            source.gap,
+            source.prompt,
+            folder=self._work(sweep),
+            progress=False,
+        )
+        for setting, edit in zip(sweep.settings, edits, strict=True):
+            save_clip(edit, self.folder / self.audio(sweep.pair.id, sweep.method, setting))
+        return edits
+
+    def _score(self, sweep: Sweep) -> None:
+        """Edit, score, keep the rows."""
+        started = time.perf_counter()
+        edits = self._edit(sweep)
+        seconds = (time.perf_counter() - started) / len(edits)
+        rows = measure(self.clap, sweep.pair, edits).assign(
+            pair=sweep.pair.id,
+            edit=sweep.pair.edit,
+            method=sweep.method,
+            setting=sweep.settings,
+            clap=self.clap.name,
+            model=self.model.name,
+            fingerprint=self.model.fingerprint[:FINGERPRINT_DIGITS],
+            seconds=seconds,
+            prompt=sweep.pair.prompt,
+            audio=[
+                self.audio(sweep.pair.id, sweep.method, value).as_posix()
+                for value in sweep.settings
+            ],
+            identity=self._identities[sweep.pair.id, sweep.method],
+        )
+        write_scores(self.table, pd.concat([read_scores(self.table), rows[list(COLUMNS)]]))
+        self._clear(sweep)
+
+    def _work(self, sweep: Sweep) -> Path:
+        return self.folder / "unfinished" / sweep.pair.id / sweep.method
+
+    def _clear(self, sweep: Sweep) -> None:
+        """Remove what a finished sweep has trained."""
+        work = self._work(sweep)
+        shutil.rmtree(work, ignore_errors=True)
+        for emptied in (work.parent, work.parent.parent):
+            with suppress(OSError):  # another sweep that was stopped is kept there
+                emptied.rmdir()
+
+    def _checked(self) -> pd.DataFrame:
+        """Read the table; none of its rows is of an asked name and of other making."""
+        scores = read_scores(self.table)
+        for row in scores.drop_duplicates(["pair", "method", "identity"]).itertuples():
+            if row.identity != self._identities.get((row.pair, row.method), row.identity):
+                raise ScoresError(
+                    f"{self.table} holds scores of {row.method} on {row.pair} that were made with "
+                    "another model, CLAP, recording, prompt or settings: name another folder, or "
+                    "delete this one."
+                )
+        return scores
+
+    @cached_property
+    def _identities(self) -> dict[tuple[str, str], str]:
+        """By pair and method a fingerprint of all that a row depends on, but for the setting."""
+        made_with = self.model.fingerprint, self.clap.name
+        return {
+            (sweep.pair.id, sweep.method): fingerprint(
+                *made_with, *_contents(sweep.pair), describe(self.methods[sweep.method])
+            )[:FINGERPRINT_DIGITS]
+            for sweep in self.sweeps()
+        }
+
+
+def _contents(pair: Pair) -> tuple[object, ...]:
+    source = pair.source
+    waveform = torch.from_numpy(source.clip.waveform)
+    return waveform, source.gap, source.prompt, pair.edit, pair.prompt, pair.target
+
+
+def describe(method: Method) -> str:
+    """Tell a method's hyper-parameters but for its settings: others may be asked for later."""
+    left_out = "settings", "fixed_setting", "role"
+    names = [f.name for f in fields(method) if f.compare and f.name not in left_out]
+    return f"{type(method).__name__} {[(name, getattr(method, name)) for name in names]}"
