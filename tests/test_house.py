@@ -149,8 +149,7 @@ UNNAMED = {  # modules whose docstrings name no lesson yet
     "helpers.editing.finetuning",
     "helpers.editing.optimisation",
     *(name for name in FILES if floor(name) in (4, 5)),
-    *(f"helpers.evaluation.{name}" for name in ("experiment", "report", "scores", "selection")),
-    "helpers.comparison.tables",
+    *(name for name in FILES if name.startswith("helpers.comparison")),
 }
 
 

@@ -57,7 +57,7 @@ def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FO
     path = table_path(name, folder).with_suffix(".json")
     if not (path.exists() and table_path(name, folder).exists()):
         return False
-    if json.loads(path.read_text()) != stamp(model or load_pocket()):
+    if json.loads(path.read_text(encoding="utf-8")) != stamp(model or load_pocket()):
         return False
     points, _ = SWEEPS[name]
     return len(_missing(points(), read_rows(table_path(name, folder)))) == 0
@@ -71,9 +71,11 @@ def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
     path = table_path(name, folder)
     now = stamp(model)
     mark = path.with_suffix(".json")
-    if not mark.exists() or json.loads(mark.read_text()) != now:
+    if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != now:
         path.unlink(missing_ok=True)
-        write_atomically(mark, lambda part: part.write_text(json.dumps(now, indent=1) + "\n"))
+        write_atomically(
+            mark, lambda part: part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
+        )
     points = SWEEPS[name][0]()
     rows = read_rows(path) if path.exists() else []
     missing = _missing(points, rows)

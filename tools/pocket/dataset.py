@@ -70,7 +70,8 @@ def decode(latents: Path, folder: Path, scenes: int, vae: AutoencoderKL) -> None
         parts = (vae.decode(z / vae.config.scaling_factor).sample[:, 0] for z in values.split(16))
         log_mels = torch.cat([part.half() for part in parts]).numpy()
         np.save(folder / f"log_mels_{index:03}.npy", log_mels)
-        (folder / name).write_text((latents / name).read_text())
+        facts = (latents / name).read_text(encoding="utf-8")
+        (folder / name).write_text(facts, encoding="utf-8")
 
 
 def draw_scenes(seeds: range, split: str) -> Iterator[tuple[torch.Tensor, dict]]:
@@ -92,7 +93,7 @@ def _render_shard(folder: Path, vae: AutoencoderKL | None, index: int) -> None:
         values, kind = torch.cat(list(parts)) * vae.config.scaling_factor, "latents"
     np.save(folder / f"{kind}_{index:03}.npy", values.numpy().astype(np.float16))
     partial_file = folder / f"scenes_{index:03}.partial"
-    partial_file.write_text(json.dumps(facts))
+    partial_file.write_text(json.dumps(facts), encoding="utf-8")
     partial_file.replace(folder / f"scenes_{index:03}.json")
 
 
@@ -108,7 +109,9 @@ class Dataset:
     @cached_property
     def facts(self) -> list[dict]:
         """Labels and relation of every scene."""
-        return [fact for shard in self.shards for fact in json.loads(shard.read_text())]
+        return [
+            fact for shard in self.shards for fact in json.loads(shard.read_text(encoding="utf-8"))
+        ]
 
     def caption(self, index: int, rng: np.random.Generator) -> str:
         """Describe a scene in one of many wordings."""

@@ -163,7 +163,7 @@ def train(
             model.train()
             ema.restore(model.parameters())
             row = (step, hours, np.mean(losses[-schedule.validate_every :]), validation)
-            with checkpoint.with_suffix(".csv").open("a", newline="") as log:
+            with checkpoint.with_suffix(".csv").open("a", encoding="utf-8", newline="") as log:
                 csv.writer(log).writerow([step, *(f"{value:.4f}" for value in row[1:])])
     save()
     if step < schedule.steps:

@@ -102,7 +102,7 @@ class Report:
             for name in ("clap", "classifier")
         ]
         self.stamp = fingerprint(self.model.fingerprint, *judges, PRESETS[PRESET])
-        stored = json.loads(self.path.read_text()) if self.path.exists() else {}
+        stored = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
         same = stored.get("stamp") == self.stamp
         self.figures: dict[str, object] = stored["figures"] if same else {}
 
@@ -120,7 +120,9 @@ class Report:
             if first not in self.figures:
                 self.figures.update(measure())
                 content = {"stamp": self.stamp, "figures": self.figures}
-                self.path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+                self.path.write_text(
+                    json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+                )
                 write_table(self.folder / "README.md", self.table())
         print(self.table())
 
@@ -289,9 +291,9 @@ class Report:
 def write_table(card: Path, table: str) -> None:
     """Put a table between the model card's two markers."""
     begin, end = "<!-- report -->", "<!-- /report -->"
-    head, _, rest = card.read_text().partition(begin)
+    head, _, rest = card.read_text(encoding="utf-8").partition(begin)
     _, _, tail = rest.partition(end)
-    card.write_text(f"{head}{begin}\n{table}\n{end}{tail}")
+    card.write_text(f"{head}{begin}\n{table}\n{end}{tail}", encoding="utf-8")
 
 
 def _error(a: torch.Tensor, b: torch.Tensor, clip: Clip) -> float:
