@@ -6,7 +6,13 @@ from tiny import tiny_clip, tiny_model
 from helpers.audio import Clip
 from helpers.models.latent_audio_model import LatentAudioModel
 
-collect_ignore = ["laion", "msclap", "browser", "mutation", "setup"]  # each has a make target of its own
+collect_ignore = [
+    "laion",
+    "msclap",
+    "browser",
+    "mutation",
+    "setup",
+]  # each has a make target of its own
 
 
 @pytest.fixture
