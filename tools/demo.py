@@ -123,12 +123,11 @@ class _Client(PapermillNotebookClient):
     """Runs a notebook, and shows the progress bars of its cells on the terminal."""
 
     def execute(self, **options: object) -> nbformat.NotebookNode:
-        self.bars: dict[str, tqdm] = {}
+        self.widget, self.bar = "", tqdm(disable=True)  # the last bar of the lesson, and ours
         try:
             return super().execute(**options)
         finally:
-            for bar in self.bars.values():
-                bar.close()
+            self.bar.close()
 
     def handle_comm_msg(self, outs: list, msg: dict, cell_index: int) -> None:
         """Keep the state of a widget, and let the terminal's bar follow if it is one."""
@@ -136,9 +135,10 @@ class _Client(PapermillNotebookClient):
         name = msg["content"]["comm_id"]
         widget = self.widget_state.get(name, {})
         if widget.get("_model_name") == "FloatProgressModel" and widget.get("value"):
-            if name not in self.bars:
-                self.bars[name] = tqdm(total=int(widget["max"]), desc=self._label(name))
-            self.bars[name].update(int(widget["value"]) - self.bars[name].n)
+            if name != self.widget:
+                self.bar.close()
+                self.widget, self.bar = name, tqdm(total=int(widget["max"]), desc=self._label(name))
+            self.bar.update(int(widget["value"]) - self.bar.n)
 
     def _label(self, name: str) -> str:
         """Return what stands to the left of a bar: tqdm's own words, without its percentage."""
