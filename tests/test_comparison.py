@@ -26,7 +26,7 @@ from helpers.comparison.scores import (
     read_scores,
     write_scores,
 )
-from helpers.comparison.tables import NOTHING, PAPER, Results, paper_table
+from helpers.comparison.tables import NOTHING, Results, paper_scores, paper_table
 from helpers.display.figures import Strengths, strength_curves, strength_grid
 from helpers.methods import methods_for
 from helpers.methods.method import Method
@@ -83,8 +83,10 @@ def sdedit(**more):
 
 @pytest.fixture
 def sounds(monkeypatch):
-    """A classifier that hears rain in everything, and no search for onsets, which takes long."""
+    """A classifier that hears rain in everything, and nothing of what takes long to measure."""
     monkeypatch.setattr(scoring, "detect_events", lambda clip: np.array([[1.0, 2.0]]))
+    monkeypatch.setattr(scoring, "envelope_correlation", lambda *compared: None)
+    monkeypatch.setattr(scoring, "log_spectral_distance", lambda *compared: 1.0)
     hear_rain(monkeypatch)
 
 
@@ -405,7 +407,7 @@ def test_a_damaged_table_is_named(damage, experiment):
         experiment.run(progress=False)
 
 
-def test_quick_is_three_pairs_three_methods_three_settings(pairs):
+def test_quick_is_three_pairs_three_methods_at_most_three_settings(pairs):
     offered = (0.2, 0.4, 0.6, 0.8, 1.0)
     names = ("ours", "ours-lora", "sdedit", "audioldm-inpainting", "source")
     methods = {name: Louder(settings=offered, fixed_setting=0.4) for name in names}
@@ -414,8 +416,10 @@ def test_quick_is_three_pairs_three_methods_three_settings(pairs):
     assert list(chosen) == ["ours-lora", "sdedit", "audioldm-inpainting"]
     assert set(settings.values()) == {(0.2, 0.4, 1.0)}
     at_the_end = {"ours": Louder(settings=offered, fixed_setting=1.0)}
-    assert quick(pairs, at_the_end)[2] == {"ours": (0.2, 0.6, 1.0)}
-    assert quick(pairs, {"source": Louder(settings=(1.0,))})[2] == {"source": (1.0,)}
+    assert quick(pairs, at_the_end)[2] == {"ours": (0.2, 1.0)}
+    assert quick(pairs, {"source": Louder(settings=(1.0,), fixed_setting=1.0)})[2] == {
+        "source": (1.0,)
+    }
 
 
 # Tables
@@ -539,9 +543,10 @@ def test_the_papers_table_is_marked_as_the_papers():
         *("0.465", "0.696", "1.161"),
     ]
     assert cells(shown, "AUDIT")[-3:] == [NOTHING] * 3
-    for scores_of in PAPER.values():
-        for text, audio, total in scores_of.values():
-            assert text + audio == pytest.approx(total, abs=1.1e-3)
+    published = paper_scores()
+    assert len(published) == 14
+    error = published["text_clap"] + published["audio_clap"] - published["sum"]
+    assert error.abs().max() < 1.1e-3
 
 
 def test_the_report_says_what_it_was_made_with(results):

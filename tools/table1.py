@@ -31,7 +31,6 @@ from helpers.pairs import EDITS, Pair, load_pairs
 WRITTEN = ("summary.csv", "table1.md", "table1.html", "figure2.png", "figure4.png")
 SEAL = "run.json"  # written last: what the files beside it were made from
 QUICK_METHODS = ("ours-lora", "sdedit", "audioldm-inpainting")
-QUICK_SETTINGS = 3
 STYLE = (
     "body { font-family: sans-serif; margin: 2em; } table { border-collapse: collapse; } "
     "td, th { border-bottom: 1px solid #ccc; padding: 0.3em 0.6em; text-align: left; "
@@ -73,12 +72,15 @@ def quick(
         inpainting, or the first three where other ones were asked for; settings are the weakest,
         the fixed one and the strongest.
     """
-    first = {edit: next((p for p in pairs if p.edit == edit), None) for edit in EDITS}
+    first = list({pair.edit: pair for pair in reversed(pairs)}.values())
     usual = [name for name in QUICK_METHODS if name in methods]
     names = usual if len(usual) == len(QUICK_METHODS) else list(methods)[: len(QUICK_METHODS)]
     chosen = {name: methods[name] for name in names}
-    settings = {name: _three(method) for name, method in chosen.items()}
-    return [pair for pair in first.values() if pair], chosen, settings
+    settings = {
+        name: tuple(sorted({m.settings[0], m.fixed_setting, m.settings[-1]}))
+        for name, m in chosen.items()
+    }
+    return sorted(first, key=lambda pair: EDITS.index(pair.edit)), chosen, settings
 
 
 def write_report(experiment: Experiment, pairs: str) -> bool:
@@ -232,16 +234,6 @@ def _name(options: argparse.Namespace) -> str:
     """Return what tables call the pair set."""
     name = Path(options.pairs).stem if options.pairs.endswith(".csv") else options.pairs
     return f"{name} (quick)" if options.quick else name
-
-
-def _three(method: Method) -> tuple[float, ...]:
-    """Pick the weakest, the fixed and the strongest setting; the middle if two of them agree."""
-    offered = method.settings
-    if len(offered) <= QUICK_SETTINGS:
-        return tuple(offered)
-    inner = offered[1:-1]
-    middle = method.fixed_setting if method.fixed_setting in inner else inner[len(inner) // 2]
-    return offered[0], middle, offered[-1]
 
 
 def _write_text(path: Path, text: str) -> None:
