@@ -1,6 +1,7 @@
 """The run behind Table 1: scores, resuming, what the tables say, and the command."""
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -574,6 +575,8 @@ def test_the_page_escapes_what_users_wrote_and_plays_what_there_is(results, tmp_
     assert "“&lt;b&gt;rain&lt;/b&gt; &amp; wind”" in text
     assert "<i>" not in text
     assert "font-weight: bold" in text
+    ids = re.findall(r'<table id="([^"]+)"', text)
+    assert len(ids) == len(set(ids)) > 3
     assert 'src="audio/p/source.flac"' in text
     assert 'src="audio/p/o.flac"' not in text
     (tmp_path / "audio/p").mkdir(parents=True)

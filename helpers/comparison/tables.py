@@ -7,6 +7,7 @@ pairs.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,7 +89,7 @@ class Table:
         style = self.cells.style.hide(axis="index").format(escape="html")
         for cell in self.bold:
             style.set_properties(subset=cell, **{"font-weight": "bold"})
-        table = style.to_html(table_uuid=escape(self.title.split(":")[0].replace(" ", "-")))
+        table = style.to_html(table_uuid=re.sub(r"\W+", "-", self.title))
         return f"<h2>{escape(self.title)}</h2>\n<p>{escape(self.note)}</p>\n{table}"
 
 
