@@ -264,7 +264,7 @@ def main_channel(waveform: np.ndarray, name: str = "recording") -> np.ndarray:
     """
     waveform = np.asarray(waveform, dtype=np.float32)
     if waveform.ndim not in (1, 2):
-        raise AudioError(f"{name} has shape {waveform.shape}: give (samples,) or (samples, 2).")
+        raise AudioError(f"{name} has shape {waveform.shape}: give (samples, channels).")
     if waveform.size == 0:
         raise AudioError(f"{name} is empty: choose a recording that holds sound.")
     channels = waveform[:, None] if waveform.ndim == 1 else waveform
@@ -435,7 +435,7 @@ def _warn_of_damage(path: Path) -> None:
 
 def _text(path: str | Path) -> str:
     """Return a file's name as text that can be printed and stored, whatever its bytes are."""
-    return os.fsencode(path).decode("utf-8", "replace")
+    return str(path).encode("utf-8", "replace").decode()
 
 
 def _resampled(mono: np.ndarray, sample_rate: float, name: str) -> np.ndarray:
