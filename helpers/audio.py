@@ -1,5 +1,8 @@
 """Recordings and the log-mel front end shared by TANGO and AudioLDM.
 
+A recording goes through four steps: its samples are read as they are stored (:func:`read_audio`),
+one channel is taken (:func:`main_channel`), it is resampled to 16 kHz and its level is normalised.
+
 The only module that knows what 16 kHz and 64 mel bins are.  The front end follows the published
 one: channel 0, 16 kHz, DC removed, peak 0.5, zero-padded to 163,840 samples; STFT 1024/160 with a
 periodic Hann window and reflect padding; magnitude; Slaney mel filters from 0 to 8 kHz; clamp at
@@ -8,10 +11,17 @@ periodic Hann window and reflect padding; magnitude; Slaney mel filters from 0 t
 
 from __future__ import annotations
 
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
+import av
 import librosa
 import numpy as np
 import pyloudnorm
@@ -28,10 +38,25 @@ CLIP_SECONDS = CLIP_SAMPLES / SAMPLE_RATE  # 10.24
 FRAMES_PER_SECOND = SAMPLE_RATE / HOP_LENGTH
 LOG_FLOOR = float(np.log(1e-5))  # −11.51, the value of digital silence
 PEAK = 0.5
+SILENCE = 1e-4  # a recording that nowhere swings wider holds no sound
+HISS = 0.1  # channel 0 holds no sound if another swings ten times (20 dB) wider
 SHORTEST_SECONDS = 0.25
 LISTENING_LUFS = -23.0
 FADE_SECONDS = 0.1
 KNEE = 0.9
+
+# What a reader may be offered to choose.  A file's content decides how it is read, not its name.
+# fmt: off
+SUFFIXES = (
+    ".wav", ".flac", ".mp3", ".m4a", ".ogg", ".oga", ".opus", ".webm", ".mp4", ".mov", ".mkv",
+    ".aac", ".aif", ".aiff", ".caf", ".au", ".w64", ".wma", ".amr", ".3gp", ".ac3", ".wv",
+)
+# fmt: on
+# FFmpeg's names of these containers.  Others, such as playlists, could make it open other files.
+CONTAINERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ac3,amr,ogg,mov,matroska,asf,wv"
+BLOCK = 2**16  # samples read at once
+WARM_UP = 1.0  # seconds that a decoder is given before the part that is wanted
+LONGEST_JUMP = 0.05  # seconds between two decoded frames that are no damage yet
 
 
 class AudioError(ValueError):
@@ -79,7 +104,7 @@ class Clip:
         Parameters
         ----------
         waveform : np.ndarray
-            Shape (samples,) or (samples, channels); channel 0 is used.
+            Shape (samples,) or (samples, channels); :func:`main_channel` says which is used.
         sample_rate : float
             In Hz; anything from 1 to 768 kHz is resampled to 16 kHz.
 
@@ -88,17 +113,17 @@ class Clip:
         AudioError
             If it is empty, not finite, silent, shorter than 0.25 s or longer than 10.24 s.
         """
-        mono = _checked_mono(waveform, sample_rate, name)
+        mono = _resampled(main_channel(waveform, name), sample_rate, name)
         if len(mono) > CLIP_SAMPLES:
             raise AudioError(
-                f"{name} lasts {len(mono) / SAMPLE_RATE:.2f} s and a clip holds {CLIP_SECONDS} s: "
-                "give a start and a duration, or cut it into windows with load_windows()."
+                f"{name} is longer than the {CLIP_SECONDS} s that a clip holds: take a part of it, "
+                "from a start in seconds."
             )
         return cls(_normalised(mono, name), name)
 
 
 def load_clip(path: str | Path, start: float | None = None, seconds: float | None = None) -> Clip:
-    """Read a recording (wav, flac, ogg, mp3; any rate, mono or stereo) as one clip.
+    """Read a recording (see :func:`read_audio`), or a part of it, as one clip.
 
     Parameters
     ----------
@@ -109,21 +134,15 @@ def load_clip(path: str | Path, start: float | None = None, seconds: float | Non
     Raises
     ------
     AudioError
-        If the file cannot be read as audio, or for the reasons of :meth:`Clip.from_waveform`.
+        For the reasons of :func:`read_audio` and of :meth:`Clip.from_waveform`.
     """
-    waveform, sample_rate = _read(Path(path))
-    if start is not None or seconds is not None:
-        start = start or 0.0
-        seconds = CLIP_SECONDS if seconds is None else seconds
-        duration = len(waveform) / sample_rate
-        if not 0 <= start < duration or seconds <= 0:
-            raise AudioError(
-                f"{path} lasts {duration:.2f} s: start={start:g} and seconds={seconds:g} select "
-                f"nothing of it; choose a start from 0 to {duration:.2f}."
-            )
-        first = round(start * sample_rate)
-        waveform = waveform[first : first + round(seconds * sample_rate)]
-    return Clip.from_waveform(waveform, sample_rate, name=Path(path).stem)
+    if seconds is None and start is not None:
+        seconds = CLIP_SECONDS
+    # Of what is too long, one second more than a clip holds is read, to notice it.
+    longest = CLIP_SECONDS + 1
+    seconds = longest if seconds is None or seconds > longest else seconds
+    waveform, sample_rate = read_audio(path, start or 0.0, seconds)
+    return Clip.from_waveform(waveform, sample_rate, name=_text(Path(path).stem))
 
 
 def load_windows(path: str | Path) -> list[Clip]:
@@ -137,12 +156,138 @@ def load_windows(path: str | Path) -> list[Clip]:
     AudioError
         As :func:`load_clip`, except for recordings that are too long.
     """
-    name = Path(path).stem
-    mono = _normalised(_checked_mono(*_read(Path(path)), name), name)
+    name = _text(Path(path).stem)
+    waveform, sample_rate = read_audio(path)
+    mono = _resampled(main_channel(waveform, name), sample_rate, name)
+    tail = len(mono) % CLIP_SAMPLES
+    if tail < SHORTEST_SECONDS * SAMPLE_RATE:
+        mono = mono[: len(mono) - tail]
+    mono = _normalised(mono, name)
     pieces = [mono[i : i + CLIP_SAMPLES] for i in range(0, len(mono), CLIP_SAMPLES)]
-    while len(pieces[-1]) < SHORTEST_SECONDS * SAMPLE_RATE or np.abs(pieces[-1]).max() <= 1e-4:
+    while np.abs(pieces[-1]).max() <= SILENCE:  # ends at the latest where the peak is
         pieces.pop()
     return [Clip(piece, f"{name} {i * CLIP_SECONDS:.2f} s") for i, piece in enumerate(pieces)]
+
+
+def read_audio(
+    path: str | Path, start: float = 0.0, seconds: float = math.inf
+) -> tuple[np.ndarray, int]:
+    """Read the samples of a recording, or of a part of it, as they are stored.
+
+    Everything that libsndfile knows (wav, aiff, caf, ogg and more) is read with it, all else (m4a,
+    webm, mp4 and more) with FFmpeg's libraries.  So are FLAC and MP3: libsndfile believes the
+    length in a FLAC's header and guesses that of many MP3s, where FFmpeg decodes to the end.  Of a
+    long file no more than the part is read.
+
+    Parameters
+    ----------
+    path : str or Path
+    start : float
+        Where the part begins, in seconds.
+    seconds : float
+        How long it is at most; to the end by default.
+
+    Returns
+    -------
+    waveform : np.ndarray
+        float32, shape (samples, channels), within −1…1, which files of floats may exceed.
+    sample_rate : int
+        In Hz.
+
+    Warns
+    -----
+    UserWarning
+        If some of the recording is damaged and left out.
+
+    Raises
+    ------
+    AudioError
+        If there is no such file, no sound in it that can be read, or none in the part; or if
+        channels or sampling rate change on the way.
+    """
+    path, name = Path(path), _text(path)
+    if os.path.isdir(path):
+        raise AudioError(f"{name} is a folder: name a recording in it.")
+    if not os.path.isfile(path):
+        raise AudioError(f"There is no file {name}: check the path.")
+    if not os.access(path, os.R_OK):
+        raise AudioError(f"{name} may not be read: change its permissions.")
+    if not (0 <= start < math.inf and seconds > 0):
+        raise AudioError(
+            f"start={start:g} and seconds={seconds:g} select nothing: give a start from 0 on and "
+            "a length above 0."
+        )
+    blocks: list[np.ndarray] = []
+    kinds = set()
+    length = 0
+    for block, sample_rate in _blocks(path, start):
+        blocks.append(block)
+        kinds.add((block.shape[1], sample_rate))
+        length += len(block)
+        if length >= seconds * sample_rate:
+            break
+    if not blocks:
+        duration = sum(len(block) / rate for block, rate in _blocks(path, 0.0)) if start else 0.0
+        if duration:
+            raise AudioError(f"{name} lasts {duration:.6g} s: choose a start before that.")
+        raise AudioError(
+            f"{name} holds no sound that can be read: it is empty, damaged or not audio; choose "
+            "another recording, or convert it to wav."
+        )
+    if len(kinds) > 1:
+        raise AudioError(f"{name} changes channels or sampling rate on the way: convert it to wav.")
+    return np.concatenate(blocks)[: round(min(seconds * sample_rate, length))], sample_rate
+
+
+def main_channel(waveform: np.ndarray, name: str = "recording") -> np.ndarray:
+    """Take the channel that has the sound: channel 0, as published, where it does.
+
+    Parameters
+    ----------
+    waveform : np.ndarray
+        Shape (samples,) or (samples, channels).
+    name : str
+        What to call it in messages.
+
+    Returns
+    -------
+    np.ndarray
+        float32, shape (samples,).
+
+    Warns
+    -----
+    UserWarning
+        If channel 0 swings less than a tenth (−20 dB) as wide as another, which is taken instead.
+
+    Raises
+    ------
+    AudioError
+        If the array is empty or no recording, or the channel holds NaN or infinite samples.
+    """
+    waveform = np.asarray(waveform, dtype=np.float32)
+    if waveform.ndim not in (1, 2):
+        raise AudioError(f"{name} has shape {waveform.shape}: give (samples, channels).")
+    if waveform.size == 0:
+        raise AudioError(f"{name} is empty: choose a recording that holds sound.")
+    channels = waveform[:, None] if waveform.ndim == 1 else waveform
+    if channels.shape[1] > channels.shape[0]:
+        raise AudioError(
+            f"{name} has shape {waveform.shape}, the channels first: give (samples, channels)."
+        )
+    with np.errstate(invalid="ignore"):
+        swings = np.ptp(channels, axis=0)
+    chosen = 0
+    loudest = int(np.argmax(np.where(np.isfinite(swings), swings, 0)))
+    if swings[loudest] > 2 * SILENCE and swings[0] < HISS * swings[loudest]:
+        chosen = loudest
+        warnings.warn(
+            f"{name}: channel {chosen} is used, because channel 0 holds silence or hiss beside it.",
+            stacklevel=2,
+        )
+    mono = channels[:, chosen]
+    if not np.isfinite(mono).all():
+        raise AudioError(f"{name} holds NaN or infinite samples: export it again.")
+    return mono
 
 
 def save_clip(clip: Clip, path: str | Path) -> Path:
@@ -244,34 +389,100 @@ def match_loudness(clips: list[Clip], lufs: float = LISTENING_LUFS) -> list[Clip
     ]
 
 
-def _read(path: Path) -> tuple[np.ndarray, int]:
-    if not path.is_file():
-        raise AudioError(f"There is no file {path}: check the path.")
+def _blocks(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield float32 blocks (samples, channels) with their rate, by the first reader that can."""
+    for decode in (_with_libsndfile, _with_ffmpeg):
+        found = False
+        try:
+            for block, sample_rate in decode(path, start):
+                found = True
+                yield block, sample_rate
+        except (soundfile.SoundFileError, av.FFmpegError):
+            if found:
+                _warn_of_damage(path)
+        if found:
+            return
+
+
+def _with_libsndfile(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
     try:
-        return soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, RuntimeError) as error:
-        raise AudioError(
-            f"{path} cannot be read as audio: convert it to wav, flac, ogg or mp3 first."
-        ) from error
+        sound = soundfile.SoundFile(path)
+    except (TypeError, UnicodeError):  # named .raw, or by bytes that are no text
+        return
+    with sound:
+        first = round(start * sound.samplerate)
+        if sound.format == "FLAC" or sound.subtype.startswith("MPEG") or first >= sound.frames:
+            return
+        if sound.seekable():
+            sound.seek(first)
+        else:
+            sound.read(first)
+        while len(block := sound.read(BLOCK, dtype="float32", always_2d=True)):
+            yield block, sound.samplerate
 
 
-def _checked_mono(waveform: np.ndarray, sample_rate: float, name: str) -> np.ndarray:
-    """Channel 0 at 16 kHz, or an AudioError."""
-    waveform = np.asarray(waveform, dtype=np.float32)
-    if waveform.ndim not in (1, 2):
-        raise AudioError(f"{name} has shape {waveform.shape}: give (samples,) or (samples, 2).")
-    if waveform.size == 0:
-        raise AudioError(f"{name} is empty: choose a recording that holds sound.")
+def _with_ffmpeg(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
+    options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+    with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+        stream = container.streams.best("audio")
+        if stream is None or stream.codec_context is None:  # video alone, or an unknown codec
+            return
+        frames = _frames(container, stream)
+        first = next(frames, None)
+        if first is None:
+            return
+        end = first.time or 0.0  # where the frame before ended; some containers count from later
+        due, damaged = end + start, False
+        if start > WARM_UP:
+            container.seek(round((due - WARM_UP) * av.time_base))
+        for frame in chain([first], frames):
+            time = end if frame.time is None else frame.time
+            if time > max(due, end + LONGEST_JUMP) and not damaged:
+                damaged = True
+                _warn_of_damage(path)
+            end = time + frame.samples / frame.sample_rate
+            late = round((due - time) * frame.sample_rate)
+            if late < frame.samples:
+                yield _samples(frame)[max(late, 0) :], frame.sample_rate
+
+
+def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator:
+    for packet in container.demux(stream):
+        with suppress(av.error.InvalidDataError):  # damaged; the next frame's time tells
+            yield from packet.decode()
+
+
+def _samples(frame: av.AudioFrame) -> np.ndarray:
+    """Return a frame's samples as float32, shape (samples, channels)."""
+    values = frame.to_ndarray()
+    values = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
+    if values.dtype == np.uint8:
+        return values.astype(np.float32) / 128 - 1
+    if values.dtype.kind == "i":
+        values = values / -float(np.iinfo(values.dtype).min)
+    return values.astype(np.float32)
+
+
+def _warn_of_damage(path: Path) -> None:
+    warnings.warn(
+        f"{_text(path)} is damaged: a part of it cannot be decoded and is left out.", stacklevel=3
+    )
+
+
+def _text(path: str | Path) -> str:
+    """Return a file's name as text that can be printed and stored, whatever its bytes are."""
+    return str(path).encode("utf-8", "replace").decode()
+
+
+def _resampled(mono: np.ndarray, sample_rate: float, name: str) -> np.ndarray:
+    """Bring samples to 16 kHz, or raise an AudioError."""
     if not 1_000 <= sample_rate <= 768_000:
         raise AudioError(f"{name} has a sample rate of {sample_rate:g} Hz: use 1 to 768 kHz.")
-    mono = waveform if waveform.ndim == 1 else waveform[:, 0]
-    if not np.isfinite(mono).all():
-        raise AudioError(f"{name} holds NaN or infinite samples: export it again.")
     if sample_rate != SAMPLE_RATE:
         mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=SAMPLE_RATE)
     if len(mono) < SHORTEST_SECONDS * SAMPLE_RATE:
         raise AudioError(
-            f"{name} lasts {len(mono) / SAMPLE_RATE:.2f} s: use at least {SHORTEST_SECONDS} s."
+            f"{name} lasts {len(mono) / SAMPLE_RATE:.6g} s: use at least {SHORTEST_SECONDS} s."
         )
     return mono
 
@@ -279,6 +490,6 @@ def _checked_mono(waveform: np.ndarray, sample_rate: float, name: str) -> np.nda
 def _normalised(mono: np.ndarray, name: str) -> np.ndarray:
     mono = mono - mono.mean()
     peak = np.abs(mono).max()
-    if peak < 1e-4:
-        raise AudioError(f"{name} is silent (in channel 0): choose a recording that holds sound.")
+    if peak < SILENCE:
+        raise AudioError(f"{name} is silent: choose a recording that holds sound.")
     return (mono * (PEAK / peak)).astype(np.float32)

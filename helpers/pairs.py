@@ -26,9 +26,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from helpers.audio import CLIP_SECONDS, SAMPLE_RATE, AudioError, Clip, load_clip
+from helpers.audio import (
+    CLIP_SECONDS,
+    SAMPLE_RATE,
+    AudioError,
+    Clip,
+    load_clip,
+    main_channel,
+    read_audio,
+)
 from helpers.data import Recording, Registry, data_path, load_registry
 from helpers.editing.inpainting import Gap, MaskError, blank
 from helpers.sounds import foley
@@ -146,15 +153,15 @@ class Pair:
 
 
 def find_gap(path: Path) -> Gap:
-    """Return where the longest run of digital silence in channel 0 of a file lies.
+    """Return where the longest run of digital silence in a file's main channel lies.
 
     Raises
     ------
     MaskError
         If there is none of at least 0.1 s.
     """
-    waveform, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    edges = np.flatnonzero(np.diff(np.r_[False, waveform[:, 0] == 0, False]))
+    waveform, sample_rate = read_audio(path)
+    edges = np.flatnonzero(np.diff(np.r_[False, main_channel(waveform, path.name) == 0, False]))
     starts, ends = edges[::2], edges[1::2]
     if len(starts) == 0 or (ends - starts).max() < SHORTEST_GAP * sample_rate:
         raise MaskError(

@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from types import SimpleNamespace
 
 import librosa
 import matplotlib.pyplot as plt
@@ -12,9 +13,10 @@ import pytest
 import soundfile
 from tiny import tiny_clip
 
-from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
+from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, SUFFIXES, Clip, load_clip, save_clip
 from helpers.display.figures import TICKS, spectrograms
 from helpers.display.players import players
+from helpers.display.upload import upload_button, uploaded_file
 
 
 @pytest.fixture
@@ -74,6 +76,14 @@ def test_players_stand_in_one_table_under_their_titles(clips):
     assert ">edit<" in players(clips[:1], ["edit"]).data
 
 
+@pytest.mark.parametrize("samples", [[np.nan], [np.inf], [-np.inf], [0.1, np.nan, 0.1], []])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_clip_that_cannot_be_played_is_refused(clips, samples, place):
+    clips[place] = Clip(np.array(samples, np.float32), "broken")
+    with pytest.raises(ValueError, match="^broken holds no samples, or some that are no numbers"):
+        players(clips)
+
+
 def test_ten_seconds_of_noise_stay_small():
     noise = np.random.default_rng(0).standard_normal(CLIP_SAMPLES)
     html = players([Clip.from_waveform(noise, SAMPLE_RATE)]).data
@@ -112,3 +122,33 @@ def test_titles_that_do_not_fit_are_refused(show, clips):
         show(clips, ["one", "two"])
     with pytest.raises(ValueError, match="no clips"):
         show([])
+
+
+def test_the_upload_button_offers_what_can_be_read():
+    assert upload_button().accept.split(",") == list(SUFFIXES)
+
+
+def chosen(name, content, version):
+    """The value of a button of ipywidgets, as its versions give it."""
+    if version == 7:
+        return {name: {"metadata": {"name": name, "size": len(content)}, "content": content}}
+    return ({"name": name, "size": len(content), "content": memoryview(content)},)
+
+
+@pytest.mark.parametrize("version", [7, 8])
+@pytest.mark.parametrize(
+    "name", ["dog.wav", "a/b/dog.wav", "Hund, früh 🐶.wav", "🐶" * 300 + ".wav"]
+)
+def test_an_uploaded_recording_is_written_and_read(tmp_path, version, name):
+    content = save_clip(tiny_clip(1.0), tmp_path / "clip.wav").read_bytes()
+    button = SimpleNamespace(value=chosen(name, content, version))
+    path = uploaded_file(button)
+    assert path.read_bytes() == content
+    assert path.suffix == ".wav"
+    assert load_clip(path).seconds == 1.0
+
+
+@pytest.mark.parametrize("value", [{}, ()])
+def test_a_button_that_was_not_used_is_told(value):
+    with pytest.raises(ValueError, match="No recording is chosen: choose one"):
+        uploaded_file(SimpleNamespace(value=value))

@@ -145,7 +145,7 @@ def test_contributing_names_the_floors():
 UNNAMED = {  # modules whose docstrings name no lesson yet
     "helpers.audio",
     "helpers.display.players",
-    "helpers.display.uploads",
+    "helpers.display.upload",
     "helpers.editing.finetuning",
     "helpers.editing.optimisation",
     *(name for name in FILES if floor(name) in (4, 5)),

@@ -261,8 +261,8 @@ def test_an_unknown_set_is_told_what_there_is():
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a,notes.wav,addition,Rain,,,", "row 2, column audio: .* cannot be read as audio"),
-        ("a,long.wav,addition,Rain,,,", "row 2, column audio: long lasts 11.00 s"),
+        ("a,notes.wav,addition,Rain,,,", "row 2, column audio: .* holds no sound that can be read"),
+        ("a,long.wav,addition,Rain,,,", "row 2, column audio: long is longer than the 10.24 s"),
         ("a,noise.wav,inpainting,Rain,2,9,", "row 2, columns start and end: The gap from 2 to 9"),
         ("a,noise.wav,inpainting,Rain,2,1,", "row 2, columns start and end: The gap from 2 to 1"),
         ("a,noise.wav,inpainting,Rain,,,", "row 2, columns start and end: .* digital silence"),

@@ -32,11 +32,14 @@ def players(clips: list[Clip], titles: list[str] | None = None) -> HTML:
     Raises
     ------
     ValueError
-        If there are no clips, or not as many titles as clips.
+        If there are no clips, or not as many titles as clips, or a clip cannot be played.
     """
     from IPython.display import HTML  # figures and commands need no notebook
 
     titles = checked_titles(clips, titles)
+    for title, clip in zip(titles, clips, strict=True):
+        if not (clip.waveform.size and np.isfinite(clip.waveform).all()):
+            raise ValueError(f"{title} holds no samples, or some that are no numbers: edit again.")
     waveforms = [clip.waveform for clip in match_loudness(clips)]
     gain = HEADROOM / max(HEADROOM, *(np.abs(waveform).max() for waveform in waveforms))
     rows = [_row(title, gain * w) for title, w in zip(titles, waveforms, strict=True)]
