@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 ABANDONED = 24 * 3600  # seconds after which a part that another computer left is nobody's
 LEASE = 30.0  # seconds without a sign of life after which a lock is nobody's
-WAIT = LEASE + 5  # seconds to wait for another run
+WAIT = 300.0  # seconds to wait for another run
 CHECKSUM = b"\nsha256 "  # what a checked file ends with, before 64 digits
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # how a cell begins that is not taken as text
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from torch import Tensor
 
-from helpers.audio import Clip, fade_end
+from helpers.audio import Clip
 from helpers.editing.inpainting import Gap, blank, latent_mask, paste
 from helpers.editing.interpolation import SamplingSettings
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
@@ -30,7 +30,7 @@ class Task:
     ----------
     model : LatentAudioModel
     clip : Clip
-        The recording, silent in the gap, its end faded.
+        The recording, silent in the gap.
     prompt : str
         What the edit should sound like, described whole.
     gap : Gap, optional
@@ -123,9 +123,6 @@ class Method(ABC):
     ) -> list[Clip]:
         """Edit once per setting, all from the same noise.
 
-        The recording's end is faded before it is encoded, and the edits' after decoding: a sound
-        that stops in the middle is a click, since the model's window goes on with silence.
-
         Parameters
         ----------
         model : LatentAudioModel
@@ -156,11 +153,11 @@ class Method(ABC):
             out of range; before any work.
         """
         self._check(settings, gap)
-        known = fade_end(clip if gap is None else blank(clip, gap))
+        known = clip if gap is None else blank(clip, gap)
         task = Task(model, known, prompt, gap, source_prompt, folder, progress)
         _ = task.target, task.mask  # raise before any work
         names = [f"{clip.name}, {self.name}, {self.knob} = {value:g}" for value in settings]
-        edits = map(fade_end, model.decode_batch(self.latents(task, settings), clip, names))
+        edits = model.decode_batch(self.latents(task, settings), clip, names)
         return [edit if gap is None else paste(clip, edit, gap) for edit in edits]
 
     @abstractmethod

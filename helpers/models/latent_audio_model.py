@@ -16,7 +16,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.audio import CLIP_SAMPLES, Clip, limit
+from helpers.audio import CLIP_SAMPLES, Clip
 from helpers.models.prompts import PromptError as PromptError
 from helpers.models.prompts import check_prompts
 from helpers.storage import Provenance, content_hash
@@ -270,7 +270,7 @@ class LatentAudioModel:
     ) -> list[Clip]:
         """Sound of latents (batch, channels, time, mel), one clip each; see :meth:`decode`.
 
-        A waveform that exceeds full scale is limited to it: :func:`helpers.audio.limit`.
+        A waveform that exceeds full scale is turned down to it.
 
         Raises
         ------
@@ -285,7 +285,7 @@ class LatentAudioModel:
             self._check_finite(log_mels, "log-mel")
             waveforms = self.vocode(log_mels)[:, :samples].cpu()
         self._check_finite(waveforms, "waveform")
-        waveforms = limit(waveforms)
+        waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1)
         names = names or ["decoded"] * len(waveforms)
         return [Clip(w.numpy(), name) for w, name in zip(waveforms, names, strict=True)]
 
