@@ -168,7 +168,7 @@ class Experiment:
             sweep.pair.prompt,
             list(sweep.settings),
             source.gap,
-            source.prompt,
+            "",  # as the stored table was made: the source's own prompt comes with the next
             folder=self._work(sweep),
             progress=False,
         )
