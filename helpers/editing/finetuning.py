@@ -35,7 +35,7 @@ from helpers.storage import Provenance
 
 # What LoRA adapts, by the ends of names in diffusers' UNets: every attention projection; or, beside
 # them, the convolutions of the residual blocks and what leads into and out of the attention blocks.
-LORA_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+LORA_TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 LORA_WIDE_TARGETS = (*LORA_TARGETS, "conv1", "conv2", "proj_in", "proj_out")
 
 
@@ -67,7 +67,7 @@ class FinetuningSettings:
     learning_rate: float = 1e-6
     batch_size: int = 1
     lora_rank: int | None = None
-    lora_targets: tuple[str, ...] = LORA_TARGETS
+    lora_targets: tuple[str, ...] = (*LORA_TARGETS,)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -233,7 +233,7 @@ class tunable:
         self,
         unet: nn.Module,
         lora_rank: int | None,
-        lora_targets: tuple[str, ...] = LORA_TARGETS,
+        lora_targets: tuple[str, ...] = (*LORA_TARGETS,),
         weights: dict[str, Tensor] | None = None,
         gives: object = None,
     ) -> None:

@@ -45,7 +45,7 @@ class Fit:
     @property
     def finetuning(self) -> FinetuningSettings:
         """Of Step 2, at its longest."""
-        targets = LORA_WIDE_TARGETS if self.wide else LORA_TARGETS
+        targets = LORA_WIDE_TARGETS if self.wide else tuple(LORA_TARGETS)
         rank = self.lora_rank or None
         return FinetuningSettings(max(LENGTHS), self.finetuning_rate, 4, rank, targets)
 
