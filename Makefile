@@ -99,7 +99,7 @@ pins: .venv/.dev ## resolve constraints.txt again, for all Pythons and platforms
 	--fork-strategy fewest --python-version 3.11 --no-annotate --quiet \
 	--custom-compile-command "make pins" --output-file constraints.txt
 
-pocket: setup ## train the embedded model from nothing, stage by stage
+pocket: setup ## train the embedded model's second edition from nothing, stage by stage
 	$(run) tools.pocket
 
 pocket-report: setup ## measure the embedded model

@@ -42,8 +42,6 @@ SILENCE = 1e-4  # a recording that nowhere swings wider holds no sound
 HISS = 0.1  # channel 0 holds no sound if another swings ten times (20 dB) wider
 SHORTEST_SECONDS = 0.25
 LISTENING_LUFS = -23.0
-FADE_SECONDS = 0.1
-KNEE = 0.9
 
 # What a reader may be offered to choose.  A file's content decides how it is read, not its name.
 # fmt: off
@@ -333,40 +331,6 @@ def mel_filters() -> torch.Tensor:
         sr=SAMPLE_RATE, n_fft=N_FFT, n_mels=N_MELS, fmin=0, fmax=SAMPLE_RATE / 2
     )
     return torch.from_numpy(filters)
-
-
-def fade_end(clip: Clip, seconds: float = FADE_SECONDS) -> Clip:
-    """Return the clip with its end faded to silence, along a quarter of a cosine.
-
-    A clip is padded with silence.  If it stops in mid-sound, the edge is a click, and what a model
-    makes of it may be louder than all the rest.
-    """
-    length = min(round(seconds * SAMPLE_RATE), len(clip.waveform))
-    waveform = clip.waveform.copy()
-    ramp = np.cos(np.pi / 2 * np.arange(1, length + 1) / max(length, 1))
-    waveform[len(waveform) - length :] *= ramp.astype(np.float32)
-    return Clip(waveform, clip.name)
-
-
-def limit(waveform: torch.Tensor, knee: float = KNEE) -> torch.Tensor:
-    """Bring what exceeds full scale below it, sample by sample, and leave the rest at its level.
-
-    Up to the knee nothing changes; above, x → knee + (1 − knee) · tanh((|x| − knee) / (1 − knee)),
-    with the sign of x, which joins smoothly and never exceeds 1.  (Division by the peak would turn
-    a whole clip down for one click.)
-
-    Parameters
-    ----------
-    waveform : torch.Tensor
-        Shape (batch, samples).  A row within full scale, −1…1, is returned as it is.
-    knee : float
-        Above 0, below 1.
-    """
-    over = (waveform.abs() - knee).clamp(min=0)
-    limited = (
-        waveform.clamp(-knee, knee) + waveform.sign() * (1 - knee) * (over / (1 - knee)).tanh()
-    )
-    return torch.where(waveform.abs().amax(1, keepdim=True) > 1, limited, waveform)
 
 
 def match_loudness(clips: list[Clip], lufs: float = LISTENING_LUFS) -> list[Clip]:

@@ -87,11 +87,6 @@ def write_whole(
             part.unlink(missing_ok=True)
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file by its path, as :func:`write_whole` does by an open file."""
-    write_whole(path, lambda file: write(Path(file.name)))
-
-
 def write_text(path: str | Path, text: str) -> None:
     """Write a text as UTF-8 by :func:`write_whole`."""
     write_whole(path, lambda file: file.write(text.encode("utf-8")))

@@ -25,8 +25,6 @@ from helpers.audio import (
     SUFFIXES,
     AudioError,
     Clip,
-    fade_end,
-    limit,
     load_clip,
     load_windows,
     log_mel,
@@ -761,47 +759,3 @@ def test_loudness_match_never_clips():
 def test_loudness_match_leaves_silence_alone():
     silence = Clip(np.zeros(SAMPLE_RATE, np.float32), "silence")
     assert not match_loudness([silence])[0].waveform.any()
-
-
-# Ends and limits
-
-
-@pytest.mark.parametrize("seconds", [0.3, 1.0, 10.24])
-def test_the_end_is_faded_to_silence_and_nothing_else_changes(seconds):
-    clip = Clip(tone(seconds), "tone")
-    faded = fade_end(clip)
-    assert faded.name == "tone"
-    assert np.array_equal(faded.waveform[:-1600], clip.waveform[:-1600])
-    ramp = np.cos(np.pi / 2 * np.arange(1, 1601) / 1600)
-    assert np.allclose(faded.waveform[-1600:], ramp * clip.waveform[-1600:], atol=1e-6)
-    assert clip.waveform[-100:].any()  # the clip itself is as it was
-    assert faded.waveform.dtype == np.float32
-
-
-def test_a_clip_shorter_than_the_fade_is_faded_whole():
-    faded = fade_end(Clip(np.ones(800, np.float32)), seconds=0.1)
-    assert faded.waveform[0] == pytest.approx(1, abs=1e-3)
-    assert faded.waveform[-1] == pytest.approx(0, abs=1e-6)
-
-
-def test_a_click_does_not_turn_the_rest_down():
-    waveform = torch.from_numpy(tone(level=0.5))[None].repeat(2, 1)
-    waveform[0, 8000] = -30.0
-    limited = limit(waveform)
-    assert limited.abs().max() <= 1
-    assert limited[0, 8000] == pytest.approx(-1, abs=1e-6)
-    limited[0, 8000] = waveform[0, 8000]
-    assert torch.equal(limited, waveform)
-
-
-def test_the_limiter_is_smooth_and_rising_and_leaves_full_scale_alone():
-    ramp = torch.linspace(-3, 3, 6001, dtype=torch.float64)[None]
-    limited = limit(ramp)[0]
-    steps = limited.diff() / 1e-3
-    assert (steps >= 0).all()
-    assert (steps <= 1 + 1e-9).all()
-    assert steps.diff().abs().max() < 0.02  # without a corner
-    inside = ramp[0].abs() <= 0.9
-    assert torch.allclose(limited[inside], ramp[0][inside], rtol=0, atol=1e-12)
-    full = torch.linspace(-1, 1, 2001)[None]
-    assert torch.equal(limit(full), full)

@@ -282,17 +282,17 @@ def test_a_students_work_is_never_overwritten(tmp_path, work, before, monkeypatc
 
 
 def test_writing_cut_short_is_completed_by_the_next(tmp_path, monkeypatch):
-    replace, left = classroom._replace, iter(range(4))
+    replace, left = classroom.write_text, iter(range(4))
 
     def cut_short(path, text):
         if next(left, None) is None:
             raise KeyboardInterrupt
         replace(path, text)
 
-    monkeypatch.setattr(classroom, "_replace", cut_short)
+    monkeypatch.setattr(classroom, "write_text", cut_short)
     with pytest.raises(KeyboardInterrupt):
         write_student_versions(tmp_path)
-    monkeypatch.setattr(classroom, "_replace", replace)
+    monkeypatch.setattr(classroom, "write_text", replace)
     assert len(write_student_versions(tmp_path)) == len(PATHS)
 
 

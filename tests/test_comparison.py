@@ -255,9 +255,10 @@ def test_the_table_says_whose_step_the_ablations_leave_out(preset, whole):
 def test_scores_are_read_as_they_were_written(tmp_path):
     scores = table(
         row("NA", "ours", 0.1, 1 / 3, 0.7, prompt='"A", b\n', label="null"),
-        row("b", "ours", 1, 0, 0, fingerprint="0123456789012345", event_f1=0.25),
+        row("b", "ours", 1, 0, 0, fingerprint="0123456789012345", event_f1=0.25, prompt="=1+1"),
     )
     write_scores(tmp_path / "scores.csv", scores)
+    assert ",'=1+1," in (tmp_path / "scores.csv").read_text()  # no spreadsheet computes it
     pd.testing.assert_frame_equal(read_scores(tmp_path / "scores.csv"), scores)
     assert read_scores(tmp_path / "none.csv").empty
 

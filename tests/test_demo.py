@@ -65,8 +65,8 @@ def test_it_prints_both_scores_and_their_sum(asked, tmp_path, capsys):
     ("options", "words"),
     [
         (["--audio", "nothing.wav"], "no file nothing.wav"),
-        (["--audio", "{text}"], "cannot be read as audio"),
-        (["--audio", "{recording}"], "lasts 12.00 s"),
+        (["--audio", "{text}"], "holds no sound that can be read"),
+        (["--audio", "{recording}"], "is longer than the 10.24 s"),
         (["--audio", "{recording}", "--start", "12.5"], "choose a start"),
         (["--start", "1"], "needs a recording"),
         (["--prompt", "  "], "prompt is empty"),

@@ -85,7 +85,7 @@ def test_the_events_of_recordings_are_of_dev_and_test_and_within_them():
         assert times.max() <= 5.2
     eligible = [p for p, t in events.items() if splits[p] == "dev" and 3 <= len(t) <= 20]
     assert len(eligible) >= 12
-    assert data_path("registries", "esc10_events.csv").exists()
+    assert data_path("events", "esc10.csv").exists()
 
 
 def test_a_take_is_of_another_freesound_recording(monkeypatch):

@@ -155,7 +155,10 @@ def test_text_is_read_and_written_as_utf8(path):
             place = f"{path.name}:{node.lineno}"
             if node.func.attr in {"read_text", "write_text"}:
                 assert "encoding" in says, place
-            if node.func.attr == "open" and getattr(node.func.value, "id", None) != "os":
+            if node.func.attr == "open" and getattr(node.func.value, "id", None) not in {
+                "os",
+                "av",
+            }:
                 modes = [a.value for a in node.args if isinstance(a, ast.Constant)]
                 binary = any("b" in mode for mode in modes if isinstance(mode, str))
                 assert binary or "encoding" in says, place

@@ -12,7 +12,6 @@ import argparse
 import copy
 import hashlib
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -26,6 +25,8 @@ from nbgrader.preprocessors import (
     ComputeChecksums,
     LockCells,
 )
+
+from helpers.storage import write_text
 
 LESSONS = Path(__file__).resolve().parent.parent / "notebooks"
 ADVICE = "Write your answer here, then run this cell and the check below."
@@ -91,20 +92,15 @@ def write_student_versions(out: Path, lessons: Path = LESSONS) -> list[Path]:
             )
     out.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
-        _replace(path, text)
-    _replace(record, json.dumps({path.name: _hash(text) for path, text in texts.items()}, indent=1))
+        write_text(path, text)
+    write_text(
+        record, json.dumps({path.name: _hash(text) for path, text in texts.items()}, indent=1)
+    )
     return list(texts)
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 def main() -> None:

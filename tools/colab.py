@@ -7,13 +7,13 @@ lesson too.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers.colab import project
+from helpers.storage import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESSED = ("README.md", "CITATION.cff", "notebooks/[0-9]*.ipynb", "pyproject.toml")  # it last
@@ -90,11 +90,10 @@ def origin(root: Path = ROOT) -> str:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8", newline="")
-    part.chmod(path.stat().st_mode)
-    os.replace(part, path)
+    """Write a file whole or not at all; its mode stays."""
+    mode = path.stat().st_mode
+    write_text(path, text)
+    path.chmod(mode)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
+import io
 import json
 import sys
 from collections.abc import Sequence
@@ -17,9 +18,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from helpers.data import DATA
-from helpers.editing.optimisation import write_atomically
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.pocket import load_pocket
+from helpers.storage import write_text
 from helpers.sweeps import (
     FOLDER,
     SWEEPS,
@@ -73,9 +74,7 @@ def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
     mark = path.with_suffix(".json")
     if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != now:
         path.unlink(missing_ok=True)
-        write_atomically(
-            mark, lambda part: part.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")
-        )
+        write_text(mark, json.dumps(now, indent=1) + "\n")
     points = SWEEPS[name][0]()
     rows = read_rows(path) if path.exists() else []
     missing = _missing(points, rows)
@@ -97,13 +96,11 @@ def _missing(points: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
 
 
 def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    def write(part: Path) -> None:
-        with part.open("w", encoding="utf-8", newline="") as table:
-            writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, table.getvalue())
 
 
 def main() -> None:

@@ -22,11 +22,11 @@ from helpers.comparison.experiment import Experiment, describe
 from helpers.comparison.figures import figure_2, figure_4
 from helpers.comparison.scores import to_csv
 from helpers.comparison.tables import Results
-from helpers.editing.optimisation import write_atomically
 from helpers.evaluation.clap import load_clap
 from helpers.methods import METHODS, Method, methods_for
 from helpers.models.latent_audio_model import OutOfMemory
 from helpers.pairs import EDITS, Pair, load_pairs
+from helpers.storage import write_text, write_whole
 
 WRITTEN = ("summary.csv", "table1.md", "table1.html", "figure2.png", "figure4.png")
 SEAL = "run.json"  # written last: what the files beside it were made from
@@ -105,12 +105,12 @@ def write_report(experiment: Experiment, pairs: str) -> bool:
     if whole and (folder / SEAL).read_text(encoding="utf-8") == seal:
         return False
     (folder / SEAL).unlink(missing_ok=True)
-    _write_text(folder / "summary.csv", to_csv(results.summary()))
-    _write_text(folder / "table1.md", markdown(results))
+    write_text(folder / "summary.csv", to_csv(results.summary()))
+    write_text(folder / "table1.md", markdown(results))
     _write_figure(folder / "figure2.png", figure_2(experiment))
     _write_figure(folder / "figure4.png", figure_4(results))
-    _write_text(folder / "table1.html", page(results, folder))
-    _write_text(folder / SEAL, seal)
+    write_text(folder / "table1.html", page(results, folder))
+    write_text(folder / SEAL, seal)
     return True
 
 
@@ -236,12 +236,8 @@ def _name(options: argparse.Namespace) -> str:
     return f"{name} (quick)" if options.quick else name
 
 
-def _write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8"))
-
-
 def _write_figure(path: Path, figure: Figure) -> None:
-    write_atomically(path, lambda part: figure.savefig(part, format="png", dpi=120))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=120))
     plt.close(figure)
 
 

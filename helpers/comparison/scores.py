@@ -48,13 +48,13 @@ from torch.nn import functional
 
 from helpers.audio import Clip
 from helpers.editing.inpainting import Gap, sample_mask
-from helpers.editing.optimisation import write_atomically
 from helpers.evaluation.clap import Clap
 from helpers.evaluation.classifier import sound_probabilities
 from helpers.evaluation.onsets import detect_events, offset_f1, onset_f1
 from helpers.evaluation.structure import envelope_correlation, log_spectral_distance
 from helpers.pairs import Pair
 from helpers.sounds.vocabulary import LABELS
+from helpers.storage import from_cell, to_cell, write_text
 
 KEY = ["pair", "method", "setting"]  # what tells rows apart
 MAY_BE_MISSING = ["event_f1", "envelope_correlation", "target_probability", "source_probability"]
@@ -152,12 +152,12 @@ def read_scores(path: Path) -> pd.DataFrame:
         raise ScoresError(
             f"{path} cannot be read as a table of scores: delete it, or name another folder."
         )
-    return scores
+    return scores.assign(prompt=scores["prompt"].map(from_cell))
 
 
 def write_scores(path: Path, scores: pd.DataFrame) -> None:
     """Write a table of scores, whole or not at all."""
-    write_atomically(path, lambda part: part.write_text(to_csv(scores), encoding="utf-8"))
+    write_text(path, to_csv(scores.assign(prompt=scores["prompt"].map(to_cell))))
 
 
 def to_csv(frame: pd.DataFrame) -> str:

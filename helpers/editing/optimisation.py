@@ -24,7 +24,6 @@ from helpers.storage import (
     sentence,
     write_whole,
 )
-from helpers.storage import write_atomically as write_atomically
 
 FIRST_SAVE = 3.0  # seconds until the first checkpoint
 SLOWER = 1.5  # how much longer each time until the next

@@ -32,21 +32,28 @@ class _Saved(nn.Module):
         return self.float().eval().requires_grad_(False)
 
 
+def convolutions() -> nn.Sequential:
+    """Make the layers from log-mels (batch, 1, 1024, 64) to features (batch, 256, 8, 1).
+
+    A stem of 4 frames × 2 bins; then every block halves both axes.
+    """
+    blocks = [nn.Conv2d(1, WIDTHS[0], (8, 4), stride=(4, 2), padding=(2, 1))]
+    for width_in, width in pairwise((WIDTHS[0], *WIDTHS)):
+        blocks += [
+            nn.Conv2d(width_in, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.AvgPool2d(2),
+        ]
+    return nn.Sequential(*blocks)
+
+
 class AudioTower(_Saved):
     """From log-mels (batch, 1, frames, 64) to vectors (batch, outputs), any number of frames."""
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        # A stem of 4 frames × 2 bins; then every block halves both axes.
-        blocks = [nn.Conv2d(1, WIDTHS[0], (8, 4), stride=(4, 2), padding=(2, 1))]
-        for width_in, width in pairwise((WIDTHS[0], *WIDTHS)):
-            blocks += [
-                nn.Conv2d(width_in, width, 3, padding=1),
-                nn.GroupNorm(8, width),
-                nn.SiLU(),
-                nn.AvgPool2d(2),
-            ]
-        self.features = nn.Sequential(*blocks)
+        self.features = convolutions()
         self.head = nn.Linear(2 * WIDTHS[-1], outputs)
 
     def forward(self, log_mel: Tensor) -> Tensor:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,11 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.audio import LOG_FLOOR, Clip
+from helpers.evaluation.audio_tower import EMBEDDING_WIDTH, WIDTHS, convolutions
 from helpers.models.latent_audio_model import Conditioning
 
-WIDTHS = (32, 64, 128, 192, 256)
 QUARTERS = 4
-EMBEDDING_WIDTH = 256
 TOKEN_WIDTH = 384
 
 
@@ -39,16 +37,7 @@ class AudioTower(nn.Module):
 
     def __init__(self, outputs: int) -> None:
         super().__init__()
-        # A stem of 4 frames × 2 bins; then every block halves both axes: 8 times × 1 bin are left.
-        blocks = [nn.Conv2d(1, WIDTHS[0], (8, 4), stride=(4, 2), padding=(2, 1))]
-        for width_in, width in pairwise((WIDTHS[0], *WIDTHS)):
-            blocks += [
-                nn.Conv2d(width_in, width, 3, padding=1),
-                nn.GroupNorm(8, width),
-                nn.SiLU(),
-                nn.AvgPool2d(2),
-            ]
-        self.features = nn.Sequential(*blocks)
+        self.features = convolutions()
         self.head = nn.Linear((QUARTERS + 2) * WIDTHS[-1], outputs)
 
     def forward(self, log_mel: Tensor) -> Tensor:

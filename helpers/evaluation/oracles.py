@@ -95,7 +95,7 @@ def recorded_events() -> dict[str, np.ndarray]:
     where they stand out to the eye.
     """
     events: dict[str, list[tuple[float, float]]] = {}
-    with data_path("registries", "esc10_events.csv").open(encoding="utf-8", newline="") as table:
+    with data_path("events", "esc10.csv").open(encoding="utf-8", newline="") as table:
         for row in csv.DictReader(table):
             times = (float(row["onset"]), float(row["offset"]))
             events.setdefault(row["path"], []).append(times)

@@ -19,13 +19,13 @@ import soundfile
 
 from helpers.audio import CLIP_SAMPLES, CLIP_SECONDS, PEAK, SAMPLE_RATE
 from helpers.data import load_registry
+from helpers.evaluation.oracles import active_rms
 from helpers.sounds import foley
 from helpers.sounds.vocabulary import LABELS, RELATIONS, compose
 
 SOUNDS_PER_SCENE = {1: 0.5, 2: 0.44, 3: 0.06}
 FOREGROUND_METRES, BACKGROUND_METRES = (1, 8), (4, 25)
 FOREGROUND_DECIBELS, BACKGROUND_DECIBELS = (-3, 0), (-10, -3)  # RMS where the sound is active
-ACTIVE = 30.0  # dB below its loudest 20 ms at which a sound still counts as active
 LOUDEST_PEAK = 12.0  # a sound's peak over its active RMS is limited to this factor
 RECORDED_LABELS = tuple(label for label in LABELS if label not in foley.LABELS)
 
@@ -121,13 +121,9 @@ def make_scene(
 def at_level(waveform: np.ndarray, decibels: float) -> np.ndarray:
     """Scale a sound so that its RMS, where it is active, is ``decibels`` above 1 (float32).
 
-    Active are the stretches of 20 ms within 30 dB of the loudest.  What would stick out more than
-    12 times (a click) is scaled by its peak.
+    What would stick out more than 12 times (a click) is scaled by its peak.
     """
-    whole = waveform[: len(waveform) // 320 * 320].reshape(-1, 320)
-    power = np.square(whole).mean(axis=1)
-    rms = np.sqrt(power[power >= power.max() * 10 ** (-ACTIVE / 10)].mean())
-    scale = max(rms, np.abs(waveform).max() / LOUDEST_PEAK)
+    scale = max(active_rms(waveform), np.abs(waveform).max() / LOUDEST_PEAK)
     return (waveform * (10 ** (decibels / 20) / scale)).astype(np.float32)
 
 
