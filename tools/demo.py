@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -157,7 +158,9 @@ class _Engine(Engine):
     def execute_managed_notebook(
         cls, nb_man: object, kernel_name: str, *, config: Config, **_: object
     ) -> None:
-        _Client(nb_man, kernel_name=kernel_name, config=config).execute()
+        # What a lesson says comes by messages; the process itself only complains when it is stopped.
+        client = _Client(nb_man, kernel_name=kernel_name, config=config)
+        client.execute(stderr=subprocess.DEVNULL)
 
 
 papermill_engines.register(ENGINE, _Engine)
