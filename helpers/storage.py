@@ -15,10 +15,9 @@ import os
 import platform
 import secrets
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -249,26 +248,52 @@ class Provenance:
                 found.append(f"{name} {_said(mine)} instead of {_said(others)}")
         return found
 
-    def to_json(self) -> str:
-        """Write it as JSON, one name a line."""
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+    def to_dict(self) -> dict[str, dict]:
+        """Return what JSON can hold."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, text: str) -> Provenance:
-        """Read what :meth:`to_json` wrote.
+    def from_dict(cls, content: object) -> Provenance:
+        """Take what :meth:`to_dict` gave.
 
         Raises
         ------
         ValueError
             If it is anything else.
         """
-        content = json.loads(text)
-        parts = ("weights", "settings", "inputs", "versions")
-        if not isinstance(content, dict) or sorted(content) != sorted(parts):
+        parts = {each.name for each in fields(cls)}
+        if not isinstance(content, dict) or set(content) != parts:
             raise ValueError("This is no record of what a result was made from.")
         if not all(isinstance(content[part], dict) for part in parts):
             raise ValueError("This is no record of what a result was made from.")
         return cls(**content)
+
+
+def write_records(path: str | Path, records: Mapping[str, Provenance]) -> None:
+    """Write what the results of a folder were made from, by their names, as JSON."""
+    content = {name: record.to_dict() for name, record in records.items()}
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_records(path: str | Path) -> dict[str, Provenance]:
+    """Read what :func:`write_records` wrote; there are none where there is no such file.
+
+    Raises
+    ------
+    StorageError
+        If it is anything else.
+    """
+    path = Path(path)
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {name: Provenance.from_dict(record) for name, record in content.items()}
+    except (OSError, ValueError, AttributeError) as error:  # also of JSON and of UTF-8
+        raise StorageError(
+            f"{path} does not say what the results beside it were made from: name another folder, "
+            "or delete this one."
+        ) from error
 
 
 def sentence(differences: list[str]) -> str:
@@ -404,34 +429,17 @@ def _look(mark: Path) -> tuple[int, int, bytes] | None:
     return None
 
 
-_hashes: weakref.WeakKeyDictionary[nn.Module, tuple[list, str]] = weakref.WeakKeyDictionary()
-
-
 def _module_hash(module: nn.Module) -> str:
-    """Hash all weights; again only if one has changed since."""
-    tensors = dict(chain(module.named_parameters(), module.named_buffers()))
-    state = [(name, t.dtype, t.shape, t.data_ptr(), _sum(t)) for name, t in tensors.items()]
-    known, digest = _hashes.get(module, (None, ""))
-    if known == state:
-        return digest
     digest = hashlib.sha256()
+    tensors = dict(chain(module.named_parameters(), module.named_buffers()))
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(_bytes(tensor).cpu().numpy())
-    _hashes[module] = state, digest.hexdigest()
     return digest.hexdigest()
 
 
 def _bytes(tensor: Tensor) -> Tensor:
     return tensor.detach().contiguous().flatten().view(torch.uint8)
-
-
-def _sum(tensor: Tensor) -> int:
-    """Sum of the bytes, eight together: faster than a hash, and enough to notice a change."""
-    content = _bytes(tensor)
-    whole = len(content) // 8 * 8
-    eights = content[:whole].clone() if content.storage_offset() % 8 else content[:whole]
-    return int(eights.view(torch.int64).sum()) + int(content[whole:].sum())
 
 
 def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:

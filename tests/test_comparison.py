@@ -1,6 +1,5 @@
 """The run behind Table 1: scores, resuming, what the tables say, and the command."""
 
-import json
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from tiny import tiny_clip
 
 from helpers.audio import SAMPLE_RATE, Clip, save_clip
 from helpers.comparison import scores as scoring
-from helpers.comparison.experiment import Experiment
+from helpers.comparison.experiment import RECORDS, Experiment
 from helpers.comparison.figures import figure_2, figure_4
 from helpers.comparison.scores import (
     KEY,
@@ -33,6 +32,7 @@ from helpers.methods import methods_for
 from helpers.methods.method import Method
 from helpers.pairs import EDITS, load_pairs
 from helpers.sounds.vocabulary import LABELS
+from helpers.storage import read_records
 from tools import table1 as command
 from tools.table1 import SEAL, WRITTEN, markdown, page, quick
 
@@ -43,6 +43,7 @@ class FakeClap:
     """Puts a clip where its loudness points: (rms, 0.1); every sentence is (1, 0)."""
 
     name = "fake"
+    weights = "0" * 64
 
     def embed_audio(self, clips):
         levels = [float(np.sqrt((clip.waveform.astype(float) ** 2).mean())) for clip in clips]
@@ -238,7 +239,6 @@ def test_the_table_of_scores_by_hand(experiment, pairs):
     assert r["audio_clap"] == pytest.approx(audio, abs=1e-5)
     assert r["sum"] == r["text_clap"] + r["audio_clap"]
     assert (r["edit"], r["clap"], r["model"]) == ("addition", "fake", "tiny")
-    assert r["fingerprint"] == experiment.model.fingerprint[:16]
     assert r["prompt"] == "Knocking and rain"
     assert r["audio"] == "audio/add/sdedit_1.flac"
     assert (r["label"], r["target_probability"]) == ("rain", 0.75)
@@ -255,7 +255,7 @@ def test_the_table_says_whose_step_the_ablations_leave_out(preset, whole):
 def test_scores_are_read_as_they_were_written(tmp_path):
     scores = table(
         row("NA", "ours", 0.1, 1 / 3, 0.7, prompt='"A", b\n', label="null"),
-        row("b", "ours", 1, 0, 0, fingerprint="0123456789012345", event_f1=0.25, prompt="=1+1"),
+        row("b", "ours", 1, 0, 0, clap="0123456789012345", event_f1=0.25, prompt="=1+1"),
     )
     write_scores(tmp_path / "scores.csv", scores)
     assert ",'=1+1," in (tmp_path / "scores.csv").read_text()  # no spreadsheet computes it
@@ -364,14 +364,39 @@ def test_a_new_baseline_costs_its_own_sweeps_alone(experiment, methods):
 
 
 @pytest.mark.usefixtures("sounds")
-@pytest.mark.parametrize("change", ["model", "clap", "prompt", "settings"])
-def test_results_of_another_making_are_not_mixed(change, experiment, pairs, methods, tmp_path):
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("model", "ours, but it was made with another UNet"),
+        ("clap", "ours, but it was made with another CLAP"),
+        ("clap's name", "ours, but it was made with CLAP fake instead of another"),
+        ("classifier", "ours, but it was made with another classifier"),
+        ("prompt", "add, but it was made with prompt Knocking and rain instead of Rain"),
+        ("recording", "add, but it was made with another recording"),
+        ("settings", "ours, but it was made with gain 1.0 instead of 2.0"),
+        ("no record", "ours, but it was made with no UNet, no autoencoder"),
+    ],
+)
+def test_results_of_another_making_are_not_mixed(
+    change, told, experiment, pairs, methods, tmp_path, monkeypatch
+):
     experiment.run(progress=False)
+    before = files(experiment.folder)
     model, clap = experiment.model, FakeClap()
     if change == "model":
         next(model.unet.parameters()).data[0] += 1
     elif change == "clap":
+        clap.weights = "1" * 64
+    elif change == "clap's name":
         clap.name = "another"
+    elif change == "classifier":
+        monkeypatch.setattr("helpers.comparison.experiment.classifier_weights", lambda: "another")
+    elif change == "recording":
+        save_clip(tiny_clip(SECONDS, 500), tmp_path / "add.wav")
+        pairs = load_pairs(tmp_path / "mine.csv")
+    elif change == "no record":
+        (experiment.folder / RECORDS).unlink()
+        before = files(experiment.folder)
     elif change == "prompt":
         path = tmp_path / "mine.csv"
         path.write_text(path.read_text().replace("Knocking and rain", "Rain"))
@@ -379,9 +404,12 @@ def test_results_of_another_making_are_not_mixed(change, experiment, pairs, meth
     else:
         methods["ours"] = Louder(gain=2.0)
     other = Experiment(model, clap, pairs, methods, experiment.folder)
-    with pytest.raises(ScoresError, match="name another folder") as error:
-        other.run(progress=False)
-    assert "\n" not in str(error.value)
+    for refused in (other.load_sources, other.run):
+        with pytest.raises(ScoresError, match="name another folder") as error:
+            refused(progress=False)
+        assert f"holds scores of {told}" in str(error.value)
+        assert "\n" not in str(error.value)
+    assert files(experiment.folder) == before
 
 
 @pytest.mark.usefixtures("sounds")
@@ -696,7 +724,7 @@ def test_the_command_writes_everything_and_then_has_nothing_to_do(
     assert "7 sweeps were run, 19 edits are scored." in capsys.readouterr().out
     for name in (*WRITTEN, SEAL, "scores.csv"):
         assert (out / name).stat().st_size > 0
-    assert json.loads((out / SEAL).read_text())["model"] == "tiny"
+    assert read_records(out / SEAL)["report"].settings["ids"] == ["add", "fill", "turn"]
     assert (
         "pairs mine: 1 addition, 1 inpainting, 1 style transfer" in (out / "table1.md").read_text()
     )

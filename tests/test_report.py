@@ -1,11 +1,13 @@
 """The pocket model's report and its model card."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from helpers.data import DATA
+from helpers.storage import Provenance
 from tools.pocket import report
 from tools.pocket.report import TARGETS, Report, write_table
 
@@ -18,9 +20,8 @@ def shipped():
 
 
 def test_the_card_holds_what_was_measured_of_these_weights(shipped):
-    assert json.loads(shipped.path.read_text())["stamp"] == shipped.stamp, (
-        "data/pocket/report.json belongs to other weights or another preset: run make pocket-report"
-    )
+    stored = Provenance.from_dict(json.loads(shipped.path.read_text())["made from"])
+    assert not stored.differences(shipped.made_from), "run make pocket-report"
     assert set(TARGETS) <= set(shipped.figures)
     shown = CARD.read_text().partition("<!-- report -->\n")[2].partition("\n<!-- /report -->")[0]
     assert shown == shipped.table()
@@ -29,7 +30,9 @@ def test_the_card_holds_what_was_measured_of_these_weights(shipped):
 def test_figures_of_other_weights_are_not_taken_over(shipped, tmp_path):
     for part in ("scheduler", "unet", "vae", "clap", "classifier"):
         (tmp_path / part).symlink_to(shipped.folder / part)
-    content = {"stamp": "of others", "figures": {"generation_accuracy": 1.0}}
+    weights = shipped.made_from.weights | {"CLAP": "another"}
+    others = replace(shipped.made_from, weights=weights).to_dict()
+    content = {"made from": others, "figures": {"generation_accuracy": 1.0}}
     (tmp_path / "report.json").write_text(json.dumps(content))
     assert Report(tmp_path).figures == {}
     assert Report(tmp_path).table().count("not measured yet") == len(TARGETS)

@@ -36,7 +36,7 @@ def row(pair, method, setting, text_clap, audio_clap, **more):
         "audio_clap": audio_clap,
         "sum": text_clap + audio_clap,
     }
-    made = dict.fromkeys(("clap", "model", "fingerprint", "prompt", "audio", "identity"), "")
+    made = dict.fromkeys(("clap", "model", "prompt", "audio"), "")
     return {"pair": pair, "method": method, "setting": setting} | scores | made | more
 
 

@@ -158,7 +158,7 @@ class _Engine(Engine):
     def execute_managed_notebook(
         cls, nb_man: object, kernel_name: str, *, config: Config, **_: object
     ) -> None:
-        # What a lesson says comes by messages; the process itself only complains when it is stopped.
+        # What a lesson says comes by messages; the process only complains when it is stopped.
         client = _Client(nb_man, kernel_name=kernel_name, config=config)
         client.execute(stderr=subprocess.DEVNULL)
 

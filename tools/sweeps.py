@@ -1,28 +1,31 @@
 """Compute the curves that lessons show: ``python -m tools.sweeps``, which is ``make sweeps``.
 
-Beside each table a stamp names the model and the data that it was made with: a table whose stamp no
-longer holds is made anew, and a test says so.  Changed code shows where a row is measured again.
+``provenance.json`` beside the tables says what each was made from: a table that was made from
+something else is made anew, and a test says so.  Changed code shows where a row is measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import hashlib
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from helpers.data import DATA
+from helpers.data import data_path
+from helpers.editing.presets import preset
+from helpers.evaluation.clap import load_clap
+from helpers.evaluation.classifier import classifier_weights
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.pocket import load_pocket
-from helpers.storage import write_text
+from helpers.storage import Provenance, content_hash, read_records, write_records, write_text
 from helpers.sweeps import (
     FOLDER,
+    PAIR_SET,
+    PRESET,
     SWEEPS,
     Row,
     check_name,
@@ -32,11 +35,7 @@ from helpers.sweeps import (
     table_path,
 )
 
-MATERIAL = (  # what a figure depends on beside the model, below data/
-    "pairs/pocket27-offline.csv",
-    "pocket/clap/model.safetensors",
-    "pocket/classifier/model.safetensors",
-)
+RECORDS = "provenance.json"
 
 
 def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FOLDER) -> bool:
@@ -55,26 +54,25 @@ def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FO
         If there is no such sweep.
     """
     check_name(name)
-    path = table_path(name, folder).with_suffix(".json")
-    if not (path.exists() and table_path(name, folder).exists()):
+    path = table_path(name, folder)
+    if not path.exists():
         return False
-    if json.loads(path.read_text(encoding="utf-8")) != stamp(model or load_pocket()):
+    if read_records(folder / RECORDS).get(name) != made_from(model or load_pocket()):
         return False
     points, _ = SWEEPS[name]
-    return len(_missing(points(), read_rows(table_path(name, folder)))) == 0
+    return len(_missing(points(), read_rows(path))) == 0
 
 
 def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
     """Measure the points of a sweep that are not stored yet, each stored as soon as it is known.
 
-    Rows made with another model or data are thrown away first.
+    Rows that were made from something else are thrown away first.
     """
-    path = table_path(name, folder)
-    now = stamp(model)
-    mark = path.with_suffix(".json")
-    if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != now:
+    path, now = table_path(name, folder), made_from(model)
+    records = read_records(folder / RECORDS)
+    if records.get(name) != now:
         path.unlink(missing_ok=True)
-        write_text(mark, json.dumps(now, indent=1) + "\n")
+        write_records(folder / RECORDS, records | {name: now})
     points = SWEEPS[name][0]()
     rows = read_rows(path) if path.exists() else []
     missing = _missing(points, rows)
@@ -84,10 +82,14 @@ def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
         _write_rows(path, rows)
 
 
-def stamp(model: LatentAudioModel) -> dict[str, str]:
-    """Fingerprints of model and data that a figure depends on."""
-    data = hashlib.sha256(b"".join((DATA / name).read_bytes() for name in MATERIAL))
-    return {"model": model.fingerprint, "data": data.hexdigest()}
+def made_from(model: LatentAudioModel) -> Provenance:
+    """Return what a sweep's figures depend on, beside its points and the code."""
+    judges = {"CLAP": load_clap().weights, "classifier": classifier_weights()}
+    return Provenance(
+        model.weights | judges,
+        {"schedule": model.schedule, "preset": preset(PRESET)},
+        {PAIR_SET: content_hash(data_path("pairs", f"{PAIR_SET}.csv"))},
+    )
 
 
 def _missing(points: Sequence[Row], rows: Sequence[Row]) -> list[Row]:

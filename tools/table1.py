@@ -7,8 +7,6 @@ paper's Figures 2 and 4.  Stopped at any moment, the same command goes on where 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
@@ -18,18 +16,26 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 
 from helpers import load_model
-from helpers.comparison.experiment import Experiment, describe
+from helpers.comparison.experiment import Experiment
 from helpers.comparison.figures import figure_2, figure_4
 from helpers.comparison.scores import to_csv
 from helpers.comparison.tables import Results
 from helpers.evaluation.clap import load_clap
+from helpers.evaluation.classifier import classifier_weights
 from helpers.methods import METHODS, Method, methods_for
 from helpers.models.latent_audio_model import OutOfMemory
 from helpers.pairs import EDITS, Pair, load_pairs
-from helpers.storage import write_text, write_whole
+from helpers.storage import (
+    Provenance,
+    content_hash,
+    read_records,
+    write_records,
+    write_text,
+    write_whole,
+)
 
 WRITTEN = ("summary.csv", "table1.md", "table1.html", "figure2.png", "figure4.png")
-SEAL = "run.json"  # written last: what the files beside it were made from
+SEAL = "report.json"  # written last: what the files beside it were made from
 QUICK_METHODS = ("ours-lora", "sdedit", "audioldm-inpainting")
 STYLE = (
     "body { font-family: sans-serif; margin: 2em; } table { border-collapse: collapse; } "
@@ -100,9 +106,9 @@ def write_report(experiment: Experiment, pairs: str) -> bool:
     """
     results = Results(experiment.scores(), experiment.methods, pairs)
     folder = experiment.folder
-    seal = json.dumps(made_from(experiment, results), indent=1, ensure_ascii=False) + "\n"
+    seal = {"report": made_from(experiment, results)}
     whole = all((folder / name).is_file() for name in (*WRITTEN, SEAL))
-    if whole and (folder / SEAL).read_text(encoding="utf-8") == seal:
+    if whole and read_records(folder / SEAL) == seal:
         return False
     (folder / SEAL).unlink(missing_ok=True)
     write_text(folder / "summary.csv", to_csv(results.summary()))
@@ -110,23 +116,25 @@ def write_report(experiment: Experiment, pairs: str) -> bool:
     _write_figure(folder / "figure2.png", figure_2(experiment))
     _write_figure(folder / "figure4.png", figure_4(results))
     write_text(folder / "table1.html", page(results, folder))
-    write_text(folder / SEAL, seal)
+    write_records(folder / SEAL, seal)
     return True
 
 
-def made_from(experiment: Experiment, results: Results) -> dict[str, object]:
-    """Collect what decides what the report says: model, judge, pairs, methods and scores."""
-    return {
-        "model": experiment.model.name,
-        "fingerprint": experiment.model.fingerprint,
-        "clap": experiment.clap.name,
-        "pairs": results.pairs,
-        "ids": [pair.id for pair in experiment.pairs],
-        "methods": {name: describe(method) for name, method in experiment.methods.items()},
-        "settings": {name: experiment.settings_of(name) for name in experiment.methods},
-        "fixed": {name: method.fixed_setting for name, method in experiment.methods.items()},
-        "scores": hashlib.sha256(to_csv(results.scores).encode()).hexdigest(),
-    }
+def made_from(experiment: Experiment, results: Results) -> Provenance:
+    """Return what decides what the report says: model, judges, pairs, settings and scores."""
+    judges = {"CLAP": experiment.clap.weights, "classifier": classifier_weights()}
+    methods = experiment.methods.items()
+    return Provenance(
+        experiment.model.weights | judges,
+        {
+            "pairs": results.pairs,
+            "ids": [pair.id for pair in experiment.pairs],
+            "settings": {name: experiment.settings_of(name) for name, _ in methods},
+            "fixed": {name: method.fixed_setting for name, method in methods},
+            "names": {name: method.name for name, method in methods},
+        },
+        {"scores": content_hash(to_csv(results.scores))},
+    )
 
 
 def markdown(results: Results) -> str:

@@ -4,6 +4,8 @@ What is in the table of scores is done, and never run again; a run that was kill
 sweep it was in, and of methods that train something not even that: their checkpoints lie in
 ``unfinished`` until their rows are written.  Audio is kept where it was made, and made again when
 somebody asks for edits whose audio is not there.
+
+``provenance.json`` says of every method and every pair what its rows were made from.
 """
 
 from __future__ import annotations
@@ -18,18 +20,25 @@ from pathlib import Path
 
 import pandas as pd
 import soundfile
-import torch
 from tqdm.auto import tqdm
 
 from helpers.audio import Clip, save_clip
 from helpers.comparison.scores import COLUMNS, KEY, ScoresError, measure, read_scores, write_scores
-from helpers.editing.optimisation import fingerprint
 from helpers.evaluation.clap import Clap
+from helpers.evaluation.classifier import classifier_weights
 from helpers.methods import Method
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.pairs import Pair
+from helpers.storage import (
+    Provenance,
+    content_hash,
+    lock,
+    read_records,
+    sentence,
+    write_records,
+)
 
-FINGERPRINT_DIGITS = 16
+RECORDS = "provenance.json"
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,8 @@ class Experiment:
     methods : mapping of str to Method
         By key; a method is run on the edit types it is for.
     folder : Path
-        Gets ``scores.csv`` and ``audio/<pair>/<method>_<setting>.flac``.  It may hold results of
-        other pairs, methods and settings, which stay.
+        Gets ``scores.csv``, ``provenance.json`` and ``audio/<pair>/<method>_<setting>.flac``.  It
+        may hold results of other pairs, methods and settings, which stay.
     settings : mapping of str to tuple of float, optional
         By method, in place of all that it offers.
     """
@@ -88,7 +97,8 @@ class Experiment:
         Raises
         ------
         ScoresError
-            If the table is damaged, or holds scores of the same name and other making.
+            If the table is damaged, or a method or a pair of the same name was made from something
+            else.
         """
         asked = [[s.pair.id, s.method, value] for s in self.sweeps() for value in s.settings]
         return pd.DataFrame(asked, columns=KEY).merge(self._checked(), on=KEY)[list(COLUMNS)]
@@ -110,12 +120,17 @@ class Experiment:
         ------
         PairsError, DataError
             As :attr:`helpers.pairs.Pair.source`.
+        ScoresError
+            As :meth:`scores`.
         """
-        for pair in tqdm(self.pairs, desc="recordings", disable=not progress):
+        with tqdm(self.pairs, desc="recordings", disable=not progress) as bar:
+            for pair in bar:
+                _ = pair.source  # loaded once
+        self._checked()
+        for pair in self.pairs:
             path = self.folder / "audio" / pair.id / "source.flac"
-            source = pair.source.clip
-            if not path.exists():
-                save_clip(source, path.with_name("part.flac")).replace(path)
+            if not path.exists() or self._stored.get(pair.id) != _record_of_pair(pair):
+                save_clip(pair.source.clip, path)
 
     def run(self, progress: bool = True) -> int:
         """Do what is missing; return how many sweeps that was.
@@ -124,8 +139,16 @@ class Experiment:
         ------
         ScoresError
             As :meth:`scores`.
+        StorageError
+            If another run writes to the folder.
         """
+        with lock(self.folder):
+            return self._run(progress)
+
+    def _run(self, progress: bool) -> int:
         missing = self.missing()
+        if missing:
+            write_records(self.folder / RECORDS, self._stored | self._records)
         total = sum(1 for _ in self.sweeps())
         bar = tqdm(
             total=total,
@@ -188,14 +211,12 @@ class Experiment:
             setting=sweep.settings,
             clap=self.clap.name,
             model=self.model.name,
-            fingerprint=self.model.fingerprint[:FINGERPRINT_DIGITS],
             seconds=seconds,
             prompt=sweep.pair.prompt,
             audio=[
                 self.audio(sweep.pair.id, sweep.method, value).as_posix()
                 for value in sweep.settings
             ],
-            identity=self._identities[sweep.pair.id, sweep.method],
         )
         write_scores(self.table, pd.concat([read_scores(self.table), rows[list(COLUMNS)]]))
         self._clear(sweep)
@@ -212,37 +233,63 @@ class Experiment:
                 emptied.rmdir()
 
     def _checked(self) -> pd.DataFrame:
-        """Read the table; none of its rows is of an asked name and of other making."""
+        """Read the table; none of its asked methods and pairs was made from something else."""
         scores = read_scores(self.table)
-        for row in scores.drop_duplicates(["pair", "method", "identity"]).itertuples():
-            if row.identity != self._identities.get((row.pair, row.method), row.identity):
-                raise ScoresError(
-                    f"{self.table} holds scores of {row.method} on {row.pair} that were made with "
-                    "another model, CLAP, recording, prompt or settings: name another folder, or "
-                    "delete this one."
-                )
+        if scores.empty:
+            return scores
+        stored, held = self._stored, {*scores["method"], *scores["pair"]}
+        for name, asked in self._records.items():
+            if name in held:
+                differences = stored.get(name, Provenance()).differences(asked)
+                if differences:
+                    raise ScoresError(
+                        f"{self.table} holds scores of {name}, but {sentence(differences)}: name "
+                        "another folder, or delete this one."
+                    )
         return scores
 
+    @property
+    def _stored(self) -> dict[str, Provenance]:
+        return read_records(self.folder / RECORDS)
+
     @cached_property
-    def _identities(self) -> dict[tuple[str, str], str]:
-        """By pair and method a fingerprint of all that a row depends on, but for the setting."""
-        made_with = self.model.fingerprint, self.clap.name
-        return {
-            (sweep.pair.id, sweep.method): fingerprint(
-                *made_with, *_contents(sweep.pair), describe(self.methods[sweep.method])
-            )[:FINGERPRINT_DIGITS]
-            for sweep in self.sweeps()
-        }
+    def _records(self) -> dict[str, Provenance]:
+        """What the asked rows are made from, by method and by pair."""
+        records = {}
+        for sweep in self.sweeps():
+            if sweep.method not in records:
+                records[sweep.method] = self.record(sweep.method)
+            if sweep.pair.id not in records:
+                records[sweep.pair.id] = _record_of_pair(sweep.pair)
+        return records
+
+    def record(self, method: str) -> Provenance:
+        """Tell what a method's rows are made from, but for the pair and the setting."""
+        method = self.methods[method]
+        left_out = "settings", "fixed_setting", "role"
+        names = [f.name for f in fields(method) if f.compare and f.name not in left_out]
+        judges = {"CLAP": self.clap.weights, "classifier": classifier_weights()}
+        return Provenance(
+            self.model.weights | judges,
+            {
+                "model": self.model.name,
+                "schedule": self.model.schedule,
+                "CLAP": self.clap.name,
+                "method": type(method).__name__,
+                "": {name: getattr(method, name) for name in names},
+            },
+        )
 
 
-def _contents(pair: Pair) -> tuple[object, ...]:
+def _record_of_pair(pair: Pair) -> Provenance:
     source = pair.source
-    waveform = torch.from_numpy(source.clip.waveform)
-    return waveform, source.gap, source.prompt, pair.edit, pair.prompt, pair.target
-
-
-def describe(method: Method) -> str:
-    """Tell a method's hyper-parameters but for its settings: others may be asked for later."""
-    left_out = "settings", "fixed_setting", "role"
-    names = [f.name for f in fields(method) if f.compare and f.name not in left_out]
-    return f"{type(method).__name__} {[(name, getattr(method, name)) for name in names]}"
+    return Provenance(
+        settings={
+            "edit": pair.edit,
+            "prompt": pair.prompt,
+            "source's prompt": source.prompt,
+            "target": pair.target,
+            "gap": source.gap,
+        },
+        inputs={"recording": content_hash(source.clip.waveform)},
+    )

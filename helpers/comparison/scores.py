@@ -25,15 +25,13 @@ target_probability, source_probability
     none.
 clap
     The CLAP checkpoint; scores of another do not compare.
-model, fingerprint
-    The base model's name and the first digits of its fingerprint.
+model
+    The base model's name; whose weights, ``provenance.json`` beside the table says.
 seconds
     This edit's share of the time that the method's sweep took.
 prompt
 audio
     The edit's file, relative to the table's folder, if it is kept.
-identity
-    Fingerprint of everything the row depends on.
 """
 
 from __future__ import annotations
@@ -63,8 +61,7 @@ COLUMNS = {
     **dict.fromkeys(["text_clap", "audio_clap", "sum", "onset_f1", "offset_f1"], float),
     **dict.fromkeys(["event_f1", "envelope_correlation", "log_spectral_distance"], float),
     **{"label": str, "target_probability": float, "source_probability": float},
-    **{"clap": str, "model": str, "fingerprint": str, "seconds": float},
-    **{"prompt": str, "audio": str, "identity": str},
+    **{"clap": str, "model": str, "seconds": float, "prompt": str, "audio": str},
 }
 GAP_MARGIN = 0.1  # seconds
 

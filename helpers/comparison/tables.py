@@ -148,10 +148,7 @@ class Results:
         first = self.scores.iloc[0]
         counts = self.scores.groupby("edit")["pair"].nunique()
         counted = ", ".join(f"{counts[e]} {EDIT_TITLES[e].lower()}" for e in self.edits)
-        return (
-            f"Model {first['model']} ({first['fingerprint']}), CLAP {first['clap']}, pairs "
-            f"{self.pairs}: {counted}."
-        )
+        return f"Model {first['model']}, CLAP {first['clap']}, pairs {self.pairs}: {counted}."
 
     def name(self, method: str) -> str:
         """Return what tables call a method."""

@@ -104,10 +104,9 @@ def optimise(
     scaler = torch.amp.GradScaler(parameters[0].device.type, enabled=scale_loss)
     run = _Run(parameters, optimiser, scaler, generator, steps, description)
     file = None if checkpoint is None else _Checkpoint(checkpoint, provenance, subject)
-    if file is not None and file.load(run) and len(run.losses) == steps:
-        return run.losses
+    finished = file is not None and file.load(run) and len(run.losses) == steps
     with ExitStack() as stack:
-        if file is not None:
+        if file is not None and not finished:
             file.hold(stack, run)
             file.load(run)  # another run may have gone on meanwhile
         bar = stack.enter_context(
@@ -268,7 +267,7 @@ class _Checkpoint:
     def save(self, run: _Run) -> None:
         """Write all of a run; what was saved before is kept until that has been done."""
         state = {
-            "made from": self.provenance.to_json(),
+            "made from": self.provenance.to_dict(),
             "subject": self.subject,
             **run.state(),
         }
@@ -288,7 +287,7 @@ class _Checkpoint:
         try:
             with open_checked(self.path) as file:
                 state = torch.load(file, map_location="cpu", weights_only=True)
-            saved = Provenance.from_json(state["made from"])
+            saved = Provenance.from_dict(state["made from"])
             differences = [
                 *saved.differences(self.provenance),
                 *(

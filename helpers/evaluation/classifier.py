@@ -17,6 +17,7 @@ from helpers.audio import Clip
 from helpers.data import data_path
 from helpers.evaluation.audio_tower import AudioTower
 from helpers.sounds.vocabulary import LABELS
+from helpers.storage import content_hash
 
 
 @cache
@@ -34,6 +35,11 @@ def sound_probabilities(clips: Sequence[Clip]) -> Tensor:
     """
     log_mels = torch.cat([clip.log_mel() for clip in clips])
     return load_classifier()(log_mels).sigmoid()
+
+
+def classifier_weights() -> str:
+    """SHA-256 of the contents of the classifier's weights."""
+    return content_hash(load_classifier())
 
 
 def name_sounds(clips: Sequence[Clip]) -> list[str]:

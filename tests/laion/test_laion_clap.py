@@ -109,7 +109,7 @@ def test_a_long_clip_is_the_mean_of_two_windows(clap):
 
 def test_the_weights_are_the_checkpoints(clap, checkpoint):
     stored = torch.load(checkpoint, weights_only=False)["state_dict"]
-    loaded = clap.module.model.state_dict()
+    loaded = clap.model.model.state_dict()
     assert {f"module.{name}" for name in loaded} == stored.keys() - {f"module.{SUPERFLUOUS}"}
     assert all(
         torch.equal(stored[f"module.{name}"], weight.cpu()) for name, weight in loaded.items()

@@ -1,9 +1,8 @@
 """Measure the pocket model on data that no stage saw: ``python -m tools.pocket report``.
 
 Recordings are ESC-10's fold 5, foley is drawn from seeds that training never uses.  Each figure is
-written to ``data/pocket/report.json`` as soon as it is known, stamped with a fingerprint of all
-weights and of the preset, so a stopped report goes on; the model card's table is made from that
-file.
+written to ``data/pocket/report.json`` as soon as it is known, beside what it was made from, so a
+stopped report goes on; the model card's table is made from that file.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from helpers.audio import Clip, load_clip
 from helpers.data import data_path, load_registry
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.nonrigid import NonRigidEdit
-from helpers.editing.optimisation import fingerprint
 from helpers.editing.presets import PRESETS
 from helpers.evaluation.clap.pocket import PocketClap
 from helpers.evaluation.classifier import name_sounds
@@ -31,6 +29,7 @@ from helpers.evaluation.onsets import detect_onsets, onset_f1
 from helpers.models.pocket import load_pocket
 from helpers.sounds import foley
 from helpers.sounds.vocabulary import LABELS, VOCABULARY
+from helpers.storage import Provenance, content_hash, write_text
 from tools.pocket.corpus import RECORDED_LABELS
 from tools.pocket.dataset import HELD_OUT_SEED
 
@@ -97,14 +96,19 @@ class Report:
         self.model = load_pocket(self.folder)
         self.clap = PocketClap(self.folder / "clap")
         self.path = self.folder / "report.json"
-        judges = [
-            (self.folder / name / "model.safetensors").read_bytes()
-            for name in ("clap", "classifier")
-        ]
-        self.stamp = fingerprint(self.model.fingerprint, *judges, PRESETS[PRESET])
-        stored = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else {}
-        same = stored.get("stamp") == self.stamp
-        self.figures: dict[str, object] = stored["figures"] if same else {}
+        judges = {
+            "CLAP": self.clap.weights,
+            "classifier": content_hash(self.folder / "classifier" / "model.safetensors"),
+        }
+        self.made_from = Provenance(
+            self.model.weights | judges,
+            {"schedule": self.model.schedule, "preset": PRESETS[PRESET]},
+        )
+        self.figures: dict[str, object] = {}
+        if self.path.exists():
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            if Provenance.from_dict(stored["made from"]) == self.made_from:
+                self.figures = stored["figures"]
 
     def run(self) -> None:
         """Measure what is missing, then write the model card's table and print it."""
@@ -119,10 +123,8 @@ class Report:
         for first, measure in groups.items():
             if first not in self.figures:
                 self.figures.update(measure())
-                content = {"stamp": self.stamp, "figures": self.figures}
-                self.path.write_text(
-                    json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-                )
+                content = {"made from": self.made_from.to_dict(), "figures": self.figures}
+                write_text(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
                 write_table(self.folder / "README.md", self.table())
         print(self.table())
 
@@ -293,7 +295,7 @@ def write_table(card: Path, table: str) -> None:
     begin, end = "<!-- report -->", "<!-- /report -->"
     head, _, rest = card.read_text(encoding="utf-8").partition(begin)
     _, _, tail = rest.partition(end)
-    card.write_text(f"{head}{begin}\n{table}\n{end}{tail}", encoding="utf-8")
+    write_text(card, f"{head}{begin}\n{table}\n{end}{tail}")
 
 
 def _error(a: torch.Tensor, b: torch.Tensor, clip: Clip) -> float:

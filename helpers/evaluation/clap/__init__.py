@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.audio import Clip
+from helpers.storage import content_hash
 
 BACK_ENDS = {  # name: file
     "pocket": "pocket",  # embedded, trained on the pocket model's sounds alone
@@ -38,9 +39,16 @@ class Clap(ABC):
     ----------
     name : str
         Back end and checkpoint, as :func:`load_clap` takes them; goes with every score.
+    model : torch.nn.Module
     """
 
     name: str
+    model: nn.Module
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the contents of all weights that take part in a score."""
+        return content_hash(self.model)
 
     @abstractmethod
     def embed_audio(self, clips: Sequence[Clip]) -> Tensor:

@@ -71,29 +71,29 @@ class LaionClap(WindowedClap):
         fusion = "audio_branch.patch_embed.mel_conv2d.weight" in weights
         architecture = _architecture(weights, path)
         try:
-            self.module = package.CLAP_Module(enable_fusion=fusion, amodel=architecture)
+            self.model = package.CLAP_Module(enable_fusion=fusion, amodel=architecture)
         except OSError as error:
             raise ModelFileError(
                 "laion-clap needs the weights of roberta-base in the hub's cache: connect to the "
                 "network once, without HF_HUB_OFFLINE."
             ) from error
         try:
-            self.module.model.load_state_dict(weights)
+            self.model.model.load_state_dict(weights)
         except RuntimeError as error:
             raise ClapError(
                 f"{path} does not fit LAION's CLAP with RoBERTa and HTSAT: use a checkpoint of "
                 f"https://huggingface.co/{REPOSITORY}."
             ) from error
-        self.module.eval().requires_grad_(False)
+        self.model.eval().requires_grad_(False)
 
     def embed_windows(self, windows: Sequence[np.ndarray]) -> Tensor:
         """Projections; see :meth:`WindowedClap.embed_windows`."""
-        return torch.from_numpy(self.module.get_audio_embedding_from_data(list(windows)))
+        return torch.from_numpy(self.model.get_audio_embedding_from_data(list(windows)))
 
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Projections of sentences, of which 77 tokens are read."""
-        return torch.from_numpy(self.module.get_text_embedding(list(prompts)))
+        return torch.from_numpy(self.model.get_text_embedding(list(prompts)))
 
 
 def load(checkpoint: str = "") -> LaionClap:

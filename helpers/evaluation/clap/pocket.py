@@ -13,6 +13,7 @@ from helpers.data import data_path
 from helpers.evaluation.audio_tower import PocketClapModel
 from helpers.evaluation.clap import Clap, ClapError
 from helpers.models.minilm import load_minilm
+from helpers.storage import content_hash
 
 
 class PocketClap(Clap):
@@ -28,6 +29,11 @@ class PocketClap(Clap):
 
     def __init__(self, folder: Path | None = None) -> None:
         self.model = PocketClapModel().load(folder or data_path("pocket", "clap"))
+
+    @property
+    def weights(self) -> str:
+        """SHA-256 of the contents of the network and of MiniLM."""
+        return content_hash([self.model, load_minilm().model])
 
     @torch.no_grad()
     def embed_audio(self, clips: Sequence[Clip]) -> Tensor:
