@@ -6,7 +6,7 @@ override pins := --quiet --constraint constraints.txt
 
 # What is asked reaches the shell through the environment, letter for letter, so that spaces, quotes
 # and dollars survive and nothing in it is run.
-override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON
+override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON RECIPE MINUTES
 $(foreach name,$(asked),$(if $(value $(name)),,$(if $(findstring command line,$(origin $(name))),\
 	$(error $(name) is empty: give it a value, or leave it out))))
 override given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -99,8 +99,8 @@ pins: .venv/.dev ## resolve constraints.txt again, for all Pythons and platforms
 	--fork-strategy fewest --python-version 3.11 --no-annotate --quiet \
 	--custom-compile-command "make pins" --output-file constraints.txt
 
-pocket: setup ## train the embedded model's second edition from nothing, stage by stage
-	$(run) tools.pocket
+pocket: setup ## train the embedded model's second edition (RECIPE=gpu, MINUTES=9 a stage)
+	$(run) tools.pocket $(if $(RECIPE),--recipe "$$RECIPE") $(if $(MINUTES),--minutes "$$MINUTES")
 
 pocket-report: setup ## measure the embedded model
 	$(run) tools.pocket report

@@ -115,7 +115,7 @@ def test_a_dataset_of_latents_holds_what_the_autoencoder_makes(rendered, tmp_pat
     [(log_mel, _)] = dataset.draw_scenes(range(3, 4), "train")
     expected = vae.encode(log_mel[None, None]).latent_dist.mode()[0] * 0.5
     torch.testing.assert_close(
-        dataset.Dataset(folder).latent(3), expected.detach(), atol=2e-3, rtol=2e-3
+        dataset.Dataset(folder).latents()[3].float(), expected.detach(), atol=2e-3, rtol=2e-3
     )
 
 
@@ -378,3 +378,35 @@ def test_the_command_refuses_an_unknown_stage(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command.main()
     assert "unknown stage ['autoencoder']: choose from" in capsys.readouterr().err
+
+
+def test_the_unet_stage_trains_at_reduced_size_and_goes_on_from_averaged_weights(
+    rendered, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(training, "VALIDATION_SCENES", 4)
+    monkeypatch.setattr(training, "AVERAGED_CAPTIONS", 8)
+    monkeypatch.setattr(
+        training, "draw_scenes", lambda seeds, split: dataset.draw_scenes(seeds, "train")
+    )
+    vae = new_autoencoder().eval()
+    vae.register_to_config(scaling_factor=0.5)
+    folder = tmp_path / "folder"
+    vae.half().save_pretrained(folder / "weights" / "vae")
+    (folder / "latents").mkdir()
+    dataset._render_shard(folder / "latents", vae.float(), 0)
+    schedule = loop.Schedule(3, 1e-3, 4, validate_every=2)
+    recipe = replace(training.RECIPES["gpu"], unet=schedule)
+    trainer = training.Trainer(folder, recipe)
+    trainer.unet()
+    rows = [line.split(",") for line in (folder / "checkpoints/unet.csv").read_text().split()]
+    assert [row[0] for row in rows] == ["2", "3"]
+    assert all(0 < float(row[3]) < 10 for row in rows)
+    weights = trainer.weights("unet")
+    trained = type(training.new_unet()).from_pretrained(weights).state_dict()
+
+    weights.rename(folder / "start")
+    (folder / "checkpoints/unet.pt").unlink()
+    training.Trainer(folder, recipe, minutes=0).unet()  # no step: what it began with
+    again = type(training.new_unet()).from_pretrained(weights).state_dict()
+    for name, value in again.items():
+        assert torch.equal(value, trained[name]), name

@@ -3,25 +3,28 @@
 A scene is up to 10.24 s long, holds one to three sounds, and is described by captions in varied
 wording, which are drawn when a training step asks for them.  Real recordings are those of ESC-10's
 registry whose ``split`` is "train"; "dev" (a part of fold 4) serves to choose settings, "test"
-(fold 5) to report.
+(fold 5) to report.  Copies of them at 16 kHz are kept in the cache folder's ``esc10-16k``: a few
+megabytes, all that a machine without a network needs to render scenes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import BinaryIO
 
 import librosa
 import numpy as np
 import soundfile
 
 from helpers.audio import CLIP_SAMPLES, CLIP_SECONDS, PEAK, SAMPLE_RATE
-from helpers.data import load_registry
+from helpers.data import cache_folder, load_registry
 from helpers.evaluation.oracles import active_rms
 from helpers.sounds import foley
 from helpers.sounds.vocabulary import LABELS, RELATIONS, compose
+from helpers.storage import write_whole
 
 SOUNDS_PER_SCENE = {1: 0.5, 2: 0.44, 3: 0.06}
 FOREGROUND_METRES, BACKGROUND_METRES = (1, 8), (4, 25)
@@ -59,17 +62,22 @@ class Scene:
 @cache
 def recordings(label: str, split: str = "train") -> tuple[np.ndarray, ...]:
     """ESC-10 recordings of a class at 16 kHz, trimmed of digital silence, float32, peak 1."""
-    registry = load_registry("esc10")
-    chosen = registry.select(split=split, label=label)
-    return tuple(_read_trimmed(registry.fetch(recording)) for recording in chosen)
+    registry, folder = load_registry("esc10"), cache_folder() / "esc10-16k"
+    takes = []
+    for recording in registry.select(split=split, label=label):
+        copy = folder / recording.path
+        if not copy.exists():
+            write_whole(copy, partial(_write_compact, registry.fetch(recording)))
+        takes.append(soundfile.read(copy, dtype="float32")[0])
+    return tuple(take / np.abs(take).max() for take in takes)
 
 
-def _read_trimmed(path: Path) -> np.ndarray:
+def _write_compact(path: Path, file: BinaryIO) -> None:
     waveform, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     mono = librosa.resample(waveform[:, 0], orig_sr=sample_rate, target_sr=SAMPLE_RATE)
     loud = np.flatnonzero(np.abs(mono) > 1e-3 * np.abs(mono).max())
     mono = mono[loud[0] : loud[-1] + 1]
-    return mono / np.abs(mono).max()
+    soundfile.write(file, mono * PEAK / np.abs(mono).max(), SAMPLE_RATE, format="OGG")
 
 
 def make_scene(

@@ -133,7 +133,6 @@ class Dataset:
         part = self._values[shard][row, first : first + frames]
         return torch.from_numpy(part.astype(np.float32))
 
-    def latent(self, index: int) -> torch.Tensor:
-        """Return a scene's scaled latent, float32, shape (32, 64, 4)."""
-        shard, row = divmod(index, SHARD_SCENES)
-        return torch.from_numpy(self._values[shard][row].astype(np.float32))
+    def latents(self) -> torch.Tensor:
+        """Return all scaled latents, float16, shape (scenes, 32, 64, 4)."""
+        return torch.from_numpy(np.concatenate(self._values))

@@ -98,7 +98,7 @@ def train(
     )
     device = accelerator.device
     model.to(device, memory_format=torch.channels_last)
-    ema = EMAModel(model.parameters(), decay=schedule.ema_decay, use_ema_warmup=True, power=0.8)
+    ema = _average(model, schedule)
     step, hours, losses = 0, 0.0, []
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -170,3 +170,17 @@ def train(
         return None
     ema.copy_to(model.parameters())
     return model.eval()
+
+
+def averaged(model: nn.Module, schedule: Schedule, checkpoint: Path) -> nn.Module:
+    """Return a model with the averaged weights of a run that has not ended."""
+    ema = _average(model, schedule)
+    ema.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["ema"])
+    ema.copy_to(model.parameters())
+    return model.eval()
+
+
+def _average(model: nn.Module, schedule: Schedule) -> EMAModel:
+    return EMAModel(
+        model.parameters(), schedule.ema_decay, use_ema_warmup=True, power=0.8, foreach=True
+    )

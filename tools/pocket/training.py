@@ -36,7 +36,7 @@ from helpers.models.pocket import (
 )
 from helpers.sounds.vocabulary import LABELS, compose
 from tools.pocket.dataset import HELD_OUT_SEED, Dataset, decode, draw_scenes, render
-from tools.pocket.loop import Schedule, train
+from tools.pocket.loop import Schedule, averaged, train
 
 VAE_FRAMES = 256
 PROMINENCE_BINS, PROMINENCE_LIMIT = 9, 3.0
@@ -74,6 +74,15 @@ RECIPES = {
         clap=Schedule(2_400, 1e-3, 40),
         classifier=Schedule(1_600, 1e-3, 32),
         unet=Schedule(40_000, 5e-4, 16, ema_decay=0.9995),
+    ),
+    "gpu": Recipe(  # the same model: as many scenes are seen after a tenth of the steps, and more
+        scenes=10_000,
+        latents=40_000,
+        calibration=1_500,
+        vae=Schedule(2_500, 1e-3, 8),
+        clap=Schedule(2_400, 1e-3, 40),
+        classifier=Schedule(1_600, 1e-3, 32),
+        unet=Schedule(16_000, 1e-3, 256, ema_decay=0.999),
     ),
     "smoke": Recipe(500, 500, 100, *[Schedule(2, 1e-4, 2)] * 4),
 }
@@ -237,70 +246,75 @@ class Trainer:
     def unet(self) -> None:
         """Train the UNet: v-prediction, a tenth of the captions empty.
 
+        The averaged weights are written to ``weights/unet`` whenever training stops; those in
+        ``start``, if there is such a folder, are where it begins.
+
         The loss of nearly clean latents is turned down, min(SNR + 1, 5) / (SNR + 1); that of noisy
         ones, where the caption decides what is heard, is not (min-SNR weighting would).
         """
         data = Dataset(self.folder / "latents")
+        latents = data.latents().to(self.device)
         batch_size = self.recipe.unet.batch_size
         minilm = load_minilm()
+        minilm.model.to(self.device)
         torch.manual_seed(4)
         model = new_unet()
         model.average_sentence.copy_(average_sentence(data))
+        if (start := self.folder / "start").exists():
+            model = type(model).from_pretrained(start, torch_dtype=torch.float32)
         schedule = DDPMScheduler(**NOISE_SCHEDULE)
 
         def error(model, latent, states, mask, timesteps, generator) -> Tensor:
             """Mean square error of the velocity, one value an item."""
-            noise = torch.randn(latent.shape, generator=generator)
+            noise = torch.randn(latent.shape, generator=generator, device=self.device)
             noisy = schedule.add_noise(latent, noise, timesteps)
-            velocity = schedule.get_velocity(latent, noise, timesteps).to(self.device)
-            predicted = model(
-                noisy.to(self.device),
-                timesteps.to(self.device),
-                states.to(self.device),
-                encoder_attention_mask=mask.to(self.device),
-            ).sample.float()
+            velocity = schedule.get_velocity(latent, noise, timesteps)
+            predicted = model(noisy, timesteps, states, encoder_attention_mask=mask).sample.float()
             return (predicted - velocity).pow(2).mean((1, 2, 3))
 
         def loss_of(model: nn.Module, rng: np.random.Generator) -> Tensor:
-            generator = torch.Generator().manual_seed(_seed(rng))
+            generator = torch.Generator(self.device).manual_seed(_seed(rng))
             chosen = rng.integers(len(data), size=batch_size)
             captions = ["" if rng.random() < CAPTION_DROP else data.caption(i, rng) for i in chosen]
             encoded = minilm(captions)
             states, mask = blurred(encoded.tokens[0], encoded.masks[0], rng, generator)
-            # One timestep in each sixteenth of the schedule: fewer accidents in a batch's loss.
-            places = torch.arange(batch_size) + torch.rand(batch_size, generator=generator)
+            # One timestep in each part of the schedule: fewer accidents in a batch's loss.
+            within = torch.rand(batch_size, generator=generator, device=self.device)
+            places = torch.arange(batch_size, device=self.device) + within
             timesteps = (places * 1000 / batch_size).long().clamp(max=999)
-            latent = torch.stack([data.latent(i) for i in chosen])
+            latent = latents[torch.from_numpy(chosen).to(self.device)].float()
             errors = error(model, latent, states, mask, timesteps, generator)
             precision = compute_snr(schedule, timesteps) + 1
-            weight = (precision.clamp(max=SNR_GAMMA) / precision).to(self.device)
+            weight = precision.clamp(max=SNR_GAMMA) / precision
             return (weight * errors).mean()
 
         seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + VALIDATION_SCENES)
         vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
         scenes = list(draw_scenes(seeds, "dev"))
         held_out = _latents(vae, torch.stack([mel[None] for mel, _ in scenes]))
-        held_out *= vae.config.scaling_factor
+        held_out = held_out.to(self.device) * vae.config.scaling_factor
         rng = np.random.default_rng(HELD_OUT_SEED)
         held_out_text = minilm([compose(f["labels"], f["relation"], rng) for _, f in scenes])
 
         @torch.no_grad()
         def validate(model: nn.Module) -> float:
-            generator = torch.Generator().manual_seed(HELD_OUT_SEED)
+            generator = torch.Generator(self.device).manual_seed(HELD_OUT_SEED)
             timesteps = torch.linspace(*VALIDATION_TIMESTEPS, VALIDATION_SCENES).long()
+            order = np.random.default_rng(HELD_OUT_SEED).permutation(VALIDATION_SCENES)
             items = zip(
                 held_out.split(16),
                 held_out_text.tokens[0].split(16),
                 held_out_text.masks[0].split(16),
-                timesteps[torch.randperm(VALIDATION_SCENES, generator=generator)].split(16),
+                timesteps[order].to(self.device).split(16),
                 strict=True,
             )
             return torch.cat([error(model, *item, generator) for item in items]).mean().item()
 
-        model = self._train("unet", model, loss_of, validate)
-        if model is not None:
-            model.half().save_pretrained(self.weights("unet"))
-            schedule.save_pretrained(self.weights("scheduler"))
+        if self._train("unet", model, loss_of, validate) is None:
+            checkpoint = self.folder / "checkpoints" / "unet.pt"
+            averaged(model, self.recipe.unet, checkpoint)
+        model.half().save_pretrained(self.weights("unet"))
+        schedule.save_pretrained(self.weights("scheduler"))
 
 
 @torch.no_grad()
@@ -312,7 +326,7 @@ def average_sentence(data: Dataset) -> Tensor:
     for first in range(0, len(captions), 64):
         encoded = load_minilm()(captions[first : first + 64])
         mask = encoded.masks[0][..., None]
-        total += ((encoded.tokens[0] * mask).sum(1) / mask.sum(1)).sum(0)
+        total += ((encoded.tokens[0] * mask).sum(1) / mask.sum(1)).sum(0).cpu()
     return total / len(captions)
 
 
@@ -334,11 +348,11 @@ def blurred(
         Of the amounts, and of the noise.
     """
     attended = mask[..., None]
-    amount = torch.from_numpy(rng.uniform(0, JITTER, (len(states), 1, 1))).float()
-    noise = torch.randn(states.shape, generator=generator)
+    amount = torch.from_numpy(rng.uniform(0, JITTER, (len(states), 1, 1))).to(states)
+    noise = torch.randn(states.shape, generator=generator, device=states.device)
     states = states + amount * states.std(-1, keepdim=True) * noise
     mean = (states * attended).sum(1, keepdim=True) / attended.sum(1, keepdim=True)
-    alone = torch.from_numpy(rng.random((len(states), 1, 1)) < WORDS_DROP)
+    alone = torch.from_numpy(rng.random((len(states), 1, 1)) < WORDS_DROP).to(states.device)
     return torch.where(alone, mean, states), mask
 
 
