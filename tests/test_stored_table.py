@@ -12,6 +12,7 @@ from helpers.data import data_path
 from helpers.evaluation.clap import load_clap
 from helpers.methods import methods_for
 from helpers.pairs import load_pairs
+from helpers.storage import Provenance, read_text
 from tools.table1 import SEAL, made_from, markdown
 
 FOLDER = data_path("table1")
@@ -48,6 +49,11 @@ def test_it_was_made_with_this_model_and_these_pairs(experiment, results):
         )
     prompts = {pair.id: pair.prompt for pair in experiment.pairs}
     assert (results.scores["prompt"] == results.scores["pair"].map(prompts)).all()
+
+
+def test_it_was_scored_by_these_judges(experiment):
+    stored = Provenance.from_json(read_text(experiment.judged_by))
+    assert stored.differences(experiment.judges) == []
 
 
 def test_the_printed_table_is_that_of_the_scores(results):

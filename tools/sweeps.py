@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 from helpers.data import DATA
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.pocket import load_pocket
-from helpers.storage import write_text
+from helpers.storage import output_folder, write_table, write_text
 from helpers.sweeps import (
     FOLDER,
     SWEEPS,
@@ -31,6 +31,7 @@ from helpers.sweeps import (
     read_rows,
     table_path,
 )
+from tools.command import command
 
 MATERIAL = (  # what a figure depends on beside the model, below data/
     "pairs/pocket27-offline.csv",
@@ -55,13 +56,11 @@ def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FO
         If there is no such sweep.
     """
     check_name(name)
-    path = table_path(name, folder).with_suffix(".json")
-    if not (path.exists() and table_path(name, folder).exists()):
-        return False
-    if json.loads(path.read_text(encoding="utf-8")) != stamp(model or load_pocket()):
+    path = table_path(name, folder)
+    if not path.exists() or not _is_of(path, stamp(model or load_pocket())):
         return False
     points, _ = SWEEPS[name]
-    return len(_missing(points(), read_rows(table_path(name, folder)))) == 0
+    return len(_missing(points(), read_rows(path))) == 0
 
 
 def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
@@ -71,23 +70,29 @@ def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
     """
     path = table_path(name, folder)
     now = stamp(model)
-    mark = path.with_suffix(".json")
-    if not mark.exists() or json.loads(mark.read_text(encoding="utf-8")) != now:
-        path.unlink(missing_ok=True)
-        write_text(mark, json.dumps(now, indent=1) + "\n")
-    points = SWEEPS[name][0]()
-    rows = read_rows(path) if path.exists() else []
-    missing = _missing(points, rows)
-    done = len(points) - len(missing)
-    for point in tqdm(missing, desc=name, initial=done, total=len(points)):
-        rows.append(measure(name, model, point))
-        _write_rows(path, rows)
+    with output_folder(folder):
+        if not _is_of(path, now):
+            path.unlink(missing_ok=True)
+            write_text(path.with_suffix(".json"), now)
+        points = SWEEPS[name][0]()
+        rows = read_rows(path) if path.exists() else []
+        missing = _missing(points, rows)
+        done = len(points) - len(missing)
+        for point in tqdm(missing, desc=name, initial=done, total=len(points)):
+            rows.append(measure(name, model, point))
+            _write_rows(path, rows)
 
 
-def stamp(model: LatentAudioModel) -> dict[str, str]:
-    """Fingerprints of model and data that a figure depends on."""
+def stamp(model: LatentAudioModel) -> str:
+    """Fingerprints of model and data that a figure depends on, as JSON."""
     data = hashlib.sha256(b"".join((DATA / name).read_bytes() for name in MATERIAL))
-    return {"model": model.fingerprint, "data": data.hexdigest()}
+    return json.dumps({"model": model.fingerprint, "data": data.hexdigest()}, indent=1) + "\n"
+
+
+def _is_of(path: Path, stamp: str) -> bool:
+    """Tell whether a table's rows were made with what a stamp names."""
+    mark = path.with_suffix(".json")
+    return mark.is_file() and mark.read_bytes() == stamp.encode()
 
 
 def _missing(points: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
@@ -100,23 +105,21 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, table.getvalue())
+    write_table(path, table.getvalue())
 
 
-def main() -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Compute what is missing of the sweeps, or of those that are named."""
     parser = argparse.ArgumentParser(prog="python -m tools.sweeps", description=main.__doc__)
     parser.add_argument("names", nargs="*", help=", ".join(SWEEPS))
-    names = parser.parse_args().names or list(SWEEPS)
-    try:
-        for name in names:
-            check_name(name)
-    except ValueError as error:
-        sys.exit(str(error))
+    names = parser.parse_args(arguments).names or list(SWEEPS)
+    for name in names:
+        check_name(name)
     for name in names:
         run(name, load_pocket())
         print(f"{name}: {len(load_sweep(name).rows)} rows in {table_path(name)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import soundfile
 import torch
@@ -24,11 +25,22 @@ from tqdm.auto import tqdm
 from helpers.audio import Clip, save_clip
 from helpers.comparison.scores import COLUMNS, KEY, ScoresError, measure, read_scores, write_scores
 from helpers.editing.optimisation import fingerprint
-from helpers.evaluation.clap import Clap
+from helpers.evaluation.clap import Clap, contents
+from helpers.evaluation.classifier import load_classifier
 from helpers.methods import Method
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.pairs import Pair
+from helpers.storage import (
+    Provenance,
+    StorageError,
+    clean,
+    content_hash,
+    read_text,
+    sentence,
+    write_text,
+)
 
+ROUNDING = 2**-14  # of samples that were stored in 16 bits, at most
 FINGERPRINT_DIGITS = 16
 
 
@@ -53,8 +65,9 @@ class Experiment:
     methods : mapping of str to Method
         By key; a method is run on the edit types it is for.
     folder : Path
-        Gets ``scores.csv`` and ``audio/<pair>/<method>_<setting>.flac``.  It may hold results of
-        other pairs, methods and settings, which stay.
+        Gets ``scores.csv``, ``judges.json``, which says by what weights was scored, and
+        ``audio/<pair>/<method>_<setting>.flac``.  It may hold results of other pairs, methods and
+        settings, which stay.
     settings : mapping of str to tuple of float, optional
         By method, in place of all that it offers.
     """
@@ -70,6 +83,11 @@ class Experiment:
     def table(self) -> Path:
         """The tidy table of scores."""
         return self.folder / "scores.csv"
+
+    @property
+    def judged_by(self) -> Path:
+        """What gave the scores of the table."""
+        return self.folder / "judges.json"
 
     def settings_of(self, method: str) -> tuple[float, ...]:
         """Which settings a method is run at, weakest first."""
@@ -113,9 +131,10 @@ class Experiment:
         """
         for pair in tqdm(self.pairs, desc="recordings", disable=not progress):
             path = self.folder / "audio" / pair.id / "source.flac"
-            source = pair.source.clip
-            if not path.exists():
-                save_clip(source, path.with_name("part.flac")).replace(path)
+            clean(path.parent)
+            kept = self._kept(path, pair)
+            if kept is None or np.abs(kept.waveform - pair.source.clip.waveform).max() > ROUNDING:
+                save_clip(pair.source.clip, path)
 
     def run(self, progress: bool = True) -> int:
         """Do what is missing; return how many sweeps that was.
@@ -145,14 +164,26 @@ class Experiment:
     def edits(self, pair: Pair, method: str) -> list[Clip]:
         """Return a method's edits of a pair, one per setting, weakest first, as loud as written.
 
-        They are read where their audio was kept, and made again where it was not.
+        They are read where their audio was kept whole, and made again where it was not.
         """
         sweep = Sweep(pair, method, self.settings_of(method))
         paths = [self.folder / self.audio(pair.id, method, value) for value in sweep.settings]
-        if not all(path.is_file() for path in paths):
+        kept = [self._kept(path, pair) for path in paths]
+        if None in kept:
             self._edit(sweep)
             self._clear(sweep)
-        return [Clip(soundfile.read(path, dtype="float32")[0], path.stem) for path in paths]
+            kept = [self._kept(path, pair) for path in paths]
+        return kept
+
+    @staticmethod
+    def _kept(path: Path, pair: Pair) -> Clip | None:
+        """Read a file of a run; None if it is not there, damaged or not as long as its source."""
+        try:
+            waveform = soundfile.read(path, dtype="float32")[0]
+        except soundfile.SoundFileError:
+            return None
+        whole = len(waveform) == len(pair.source.clip.waveform)
+        return Clip(waveform, path.stem) if whole else None
 
     @staticmethod
     def audio(pair: str, method: str, setting: float) -> Path:
@@ -197,6 +228,8 @@ class Experiment:
             ],
             identity=self._identities[sweep.pair.id, sweep.method],
         )
+        if not self.table.exists():
+            write_text(self.judged_by, self.judges.to_json())
         write_scores(self.table, pd.concat([read_scores(self.table), rows[list(COLUMNS)]]))
         self._clear(sweep)
 
@@ -214,6 +247,8 @@ class Experiment:
     def _checked(self) -> pd.DataFrame:
         """Read the table; none of its rows is of an asked name and of other making."""
         scores = read_scores(self.table)
+        if len(scores):
+            self._check_judges()
         for row in scores.drop_duplicates(["pair", "method", "identity"]).itertuples():
             if row.identity != self._identities.get((row.pair, row.method), row.identity):
                 raise ScoresError(
@@ -222,6 +257,27 @@ class Experiment:
                     "delete this one."
                 )
         return scores
+
+    def _check_judges(self) -> None:
+        """Raise a ScoresError unless the table's judges were those that are loaded."""
+        try:
+            differences = Provenance.from_json(read_text(self.judged_by)).differences(self.judges)
+        except (StorageError, ValueError) as error:
+            raise ScoresError(
+                f"{self.judged_by} cannot be read, so nobody knows what gave the scores beside it: "
+                "restore it, or name another folder."
+            ) from error
+        if differences:
+            raise ScoresError(
+                f"{self.table} cannot be gone on with, {sentence(differences)}: name another "
+                "folder, or delete this one."
+            )
+
+    @cached_property
+    def judges(self) -> Provenance:
+        """CLAP and the classifier, by the contents of their weights."""
+        weights = {"CLAP": contents(self.clap), "classifier": content_hash(load_classifier())}
+        return Provenance(weights)
 
     @cached_property
     def _identities(self) -> dict[tuple[str, str], str]:

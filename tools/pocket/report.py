@@ -31,6 +31,7 @@ from helpers.evaluation.onsets import detect_onsets, onset_f1
 from helpers.models.pocket import load_pocket
 from helpers.sounds import foley
 from helpers.sounds.vocabulary import LABELS, VOCABULARY
+from helpers.storage import write_text
 from tools.pocket.corpus import RECORDED_LABELS
 from tools.pocket.dataset import HELD_OUT_SEED
 
@@ -120,9 +121,7 @@ class Report:
             if first not in self.figures:
                 self.figures.update(measure())
                 content = {"stamp": self.stamp, "figures": self.figures}
-                self.path.write_text(
-                    json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-                )
+                write_text(self.path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
                 write_table(self.folder / "README.md", self.table())
         print(self.table())
 
@@ -293,7 +292,7 @@ def write_table(card: Path, table: str) -> None:
     begin, end = "<!-- report -->", "<!-- /report -->"
     head, _, rest = card.read_text(encoding="utf-8").partition(begin)
     _, _, tail = rest.partition(end)
-    card.write_text(f"{head}{begin}\n{table}\n{end}{tail}", encoding="utf-8")
+    write_text(card, f"{head}{begin}\n{table}\n{end}{tail}")
 
 
 def _error(a: torch.Tensor, b: torch.Tensor, clip: Clip) -> float:

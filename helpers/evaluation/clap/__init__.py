@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.audio import Clip
+from helpers.storage import content_hash
 
 BACK_ENDS = {  # name: file
     "pocket": "pocket",  # embedded, trained on the pocket model's sounds alone
@@ -98,6 +99,18 @@ def load_clap(name: str = "pocket") -> Clap:
     if back_end not in BACK_ENDS:
         raise ValueError(f"There is no CLAP {name!r}: choose from {', '.join(BACK_ENDS)}.")
     return import_module(f"{__name__}.{BACK_ENDS[back_end]}").load(checkpoint)
+
+
+def sentences(prompts: Sequence[str]) -> list[str]:
+    """Return prompts as a list; raise a ClapError for one alone, whose letters would be scored."""
+    if isinstance(prompts, str):
+        raise ClapError(f"One sentence is no list: write [{prompts!r}].")
+    return list(prompts)
+
+
+def contents(clap: Clap) -> str:
+    """Hash of the weights of a CLAP, whatever it is called."""
+    return content_hash([part for part in vars(clap).values() if isinstance(part, nn.Module)])
 
 
 def require(package: str, environment: str) -> None:
