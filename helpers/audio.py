@@ -464,12 +464,17 @@ def _blocks(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
 class _Unmeasured(io.FileIO):
     """A file whose header gives a wrong length, read as if it gave none."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.beginning = self.read(4)
+        self.seek(0)
+
     def readinto(self, buffer: memoryview) -> int:
         """Read on, and leave the length out."""
         first = self.tell()
         count = super().readinto(buffer)
         for mark, place, unknown in UNMEASURED:
-            if os.pread(self.fileno(), len(mark), 0) == mark:
+            if self.beginning == mark:
                 for i, byte in enumerate(unknown, place - first):
                     if 0 <= i < count:
                         buffer[i : i + 1] = bytes([byte])
