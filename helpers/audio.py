@@ -11,10 +11,11 @@ periodic Hann window and reflect padding; magnitude; Slaney mel filters from 0 t
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,10 @@ import librosa
 import numpy as np
 import pyloudnorm
 import soundfile
+import soxr
 import torch
+
+from helpers.storage import write_whole
 
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 1024  # samples
@@ -52,6 +56,8 @@ SUFFIXES = (
 # fmt: on
 # FFmpeg's names of these containers.  Others, such as playlists, could make it open other files.
 CONTAINERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ac3,amr,ogg,mov,matroska,asf,wv"
+# How a header begins, and what in it, from where on, makes libsndfile read to the end.
+UNMEASURED = ((b".snd", 8, b"\xff" * 4), (b"RF64", 0, b"RIFF"))
 BLOCK = 2**16  # samples read at once
 WARM_UP = 1.0  # seconds that a decoder is given before the part that is wanted
 LONGEST_JUMP = 0.05  # seconds between two decoded frames that are no damage yet
@@ -59,6 +65,21 @@ LONGEST_JUMP = 0.05  # seconds between two decoded frames that are no damage yet
 
 class AudioError(ValueError):
     """A recording that cannot be used; the message says why and what to do."""
+
+
+class Remark(UserWarning):
+    """What was made of a recording or a prompt, for whoever gave it: one plain sentence."""
+
+
+def _plainly(usual: Callable[..., str]) -> Callable[..., str]:
+    def told(message: Warning | str, category: type[Warning], *place: object) -> str:
+        plain = issubclass(category, Remark)
+        return f"{message}\n" if plain else usual(message, category, *place)
+
+    return told
+
+
+warnings.formatwarning = _plainly(warnings.formatwarning)
 
 
 @dataclass(frozen=True)
@@ -143,28 +164,44 @@ def load_clip(path: str | Path, start: float | None = None, seconds: float | Non
     return Clip.from_waveform(waveform, sample_rate, name=_text(Path(path).stem))
 
 
-def load_windows(path: str | Path) -> list[Clip]:
+def load_windows(path: str | Path) -> Iterator[Clip]:
     """Read a recording of any length as consecutive clips of at most 10.24 s.
 
     Windows share one gain, so that they can be joined again: only silent or very short windows at
-    the end are left out.
+    the end are left out.  The recording is decoded three times, and no more than a window is kept.
+
+    Yields
+    ------
+    Clip
 
     Raises
     ------
     AudioError
-        As :func:`load_clip`, except for recordings that are too long.
+        As :func:`load_clip`, except for recordings that are too long; before the first clip.
     """
-    name = _text(Path(path).stem)
-    waveform, sample_rate = read_audio(path)
-    mono = _resampled(main_channel(waveform, name), sample_rate, name)
-    tail = len(mono) % CLIP_SAMPLES
-    if tail < SHORTEST_SECONDS * SAMPLE_RATE:
-        mono = mono[: len(mono) - tail]
-    mono = _normalised(mono, name)
-    pieces = [mono[i : i + CLIP_SAMPLES] for i in range(0, len(mono), CLIP_SAMPLES)]
-    while np.abs(pieces[-1]).max() <= SILENCE:  # ends at the latest where the peak is
-        pieces.pop()
-    return [Clip(piece, f"{name} {i * CLIP_SECONDS:.2f} s") for i, piece in enumerate(pieces)]
+    path, name = Path(path), _text(Path(path).stem)
+    _check_file(path)
+    low, high = np.inf, -np.inf  # of each channel
+    for block, _ in _steady(path, 0.0):
+        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
+    if np.ndim(low) == 0:
+        raise _soundless(path)
+    channel = _main(low, high, name)
+    parts = [
+        (len(part), part.sum(dtype=float), part.min(), part.max())
+        for part in _windows(path, channel)
+    ]
+    lengths, sums, lows, highs = map(np.array, zip(*parts, strict=True))
+    _check_length(lengths.sum(), name)
+    kept = len(parts) - (lengths[-1] < SHORTEST_SECONDS * SAMPLE_RATE)
+    mean = sums[:kept].sum() / lengths[:kept].sum()
+    swings = np.maximum(highs - mean, mean - lows)[:kept]
+    gain = _gain(swings.max(), name)
+    kept = np.flatnonzero(gain * swings > SILENCE)[-1] + 1
+    return (
+        Clip(((part - mean) * gain).astype(np.float32), f"{name} {i * CLIP_SECONDS:.2f} s")
+        for i, part in zip(range(kept), _windows(path, channel), strict=False)
+    )
 
 
 def read_audio(
@@ -194,7 +231,7 @@ def read_audio(
 
     Warns
     -----
-    UserWarning
+    Remark
         If some of the recording is damaged and left out.
 
     Raises
@@ -204,23 +241,16 @@ def read_audio(
         channels or sampling rate change on the way.
     """
     path, name = Path(path), _text(path)
-    if os.path.isdir(path):
-        raise AudioError(f"{name} is a folder: name a recording in it.")
-    if not os.path.isfile(path):
-        raise AudioError(f"There is no file {name}: check the path.")
-    if not os.access(path, os.R_OK):
-        raise AudioError(f"{name} may not be read: change its permissions.")
+    _check_file(path)
     if not (0 <= start < math.inf and seconds > 0):
         raise AudioError(
             f"start={start:g} and seconds={seconds:g} select nothing: give a start from 0 on and "
             "a length above 0."
         )
     blocks: list[np.ndarray] = []
-    kinds = set()
     length = 0
-    for block, sample_rate in _blocks(path, start):
+    for block, sample_rate in _steady(path, start):
         blocks.append(block)
-        kinds.add((block.shape[1], sample_rate))
         length += len(block)
         if length >= seconds * sample_rate:
             break
@@ -228,12 +258,7 @@ def read_audio(
         duration = sum(len(block) / rate for block, rate in _blocks(path, 0.0)) if start else 0.0
         if duration:
             raise AudioError(f"{name} lasts {duration:.6g} s: choose a start before that.")
-        raise AudioError(
-            f"{name} holds no sound that can be read: it is empty, damaged or not audio; choose "
-            "another recording, or convert it to wav."
-        )
-    if len(kinds) > 1:
-        raise AudioError(f"{name} changes channels or sampling rate on the way: convert it to wav.")
+        raise _soundless(path)
     return np.concatenate(blocks)[: round(min(seconds * sample_rate, length))], sample_rate
 
 
@@ -254,7 +279,7 @@ def main_channel(waveform: np.ndarray, name: str = "recording") -> np.ndarray:
 
     Warns
     -----
-    UserWarning
+    Remark
         If channel 0 swings less than a tenth (−20 dB) as wide as another, which is taken instead.
 
     Raises
@@ -272,27 +297,50 @@ def main_channel(waveform: np.ndarray, name: str = "recording") -> np.ndarray:
         raise AudioError(
             f"{name} has shape {waveform.shape}, the channels first: give (samples, channels)."
         )
+    return channels[:, _main(channels.min(0), channels.max(0), name)]
+
+
+def _main(low: np.ndarray, high: np.ndarray, name: str) -> int:
+    """Choose a channel by the lowest and the highest sample of each."""
     with np.errstate(invalid="ignore"):
-        swings = np.ptp(channels, axis=0)
+        swings = high - low
     chosen = 0
     loudest = int(np.argmax(np.where(np.isfinite(swings), swings, 0)))
     if swings[loudest] > 2 * SILENCE and swings[0] < HISS * swings[loudest]:
         chosen = loudest
         warnings.warn(
             f"{name}: channel {chosen} is used, because channel 0 holds silence or hiss beside it.",
-            stacklevel=2,
+            Remark,
+            stacklevel=3,
         )
-    mono = channels[:, chosen]
-    if not np.isfinite(mono).all():
+    if not np.isfinite(low[chosen] + high[chosen]):
         raise AudioError(f"{name} holds NaN or infinite samples: export it again.")
-    return mono
+    return chosen
 
 
 def save_clip(clip: Clip, path: str | Path) -> Path:
-    """Write a clip as 16-bit audio at 16 kHz; the suffix (.wav, .flac, .ogg) chooses the format."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.clip(clip.waveform, -1, 1), SAMPLE_RATE)
+    """Write a clip as 16-bit audio at 16 kHz, whole or not at all.
+
+    Parameters
+    ----------
+    clip : Clip
+    path : str or Path
+        Its suffix chooses the format: .wav, .flac or .ogg.
+
+    Raises
+    ------
+    AudioError
+        If the suffix names no format, or a sample is not a number.
+    StorageError
+        If the file cannot be written.
+    """
+    path, kind = Path(path), Path(path).suffix[1:].upper()
+    if kind not in ("WAV", "FLAC", "OGG"):
+        raise AudioError(f"{path} names no format of audio: end it with .wav, .flac or .ogg.")
+    if not np.isfinite(clip.waveform).all():
+        raise AudioError(f"{clip.name} holds NaN or infinite samples: edit again.")
+    samples = np.clip(clip.waveform, -1, 1)
+    write_whole(path, lambda file: soundfile.write(file, samples, SAMPLE_RATE, format=kind))
     return path
 
 
@@ -353,9 +401,54 @@ def match_loudness(clips: list[Clip], lufs: float = LISTENING_LUFS) -> list[Clip
     ]
 
 
+def _check_file(path: Path) -> None:
+    name = _text(path)
+    if os.path.isdir(path):
+        raise AudioError(f"{name} is a folder: name a recording in it.")
+    if not os.path.isfile(path):
+        raise AudioError(f"There is no file {name}: check the path.")
+    if not os.access(path, os.R_OK):
+        raise AudioError(f"{name} may not be read: change its permissions.")
+
+
+def _soundless(path: Path) -> AudioError:
+    return AudioError(
+        f"{_text(path)} holds no sound that can be read: it is empty, damaged or not audio; choose "
+        "another recording, or convert it to wav."
+    )
+
+
+def _windows(path: Path, channel: int) -> Iterator[np.ndarray]:
+    """Yield one channel at 16 kHz, float32, window by window."""
+    resampler, held, end = None, np.zeros(0, np.float32), np.zeros(0, np.float32)
+    for block, sample_rate in _steady(path, 0.0):
+        if resampler is None:
+            _check_rate(sample_rate, path.stem)
+            resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
+        mono = np.ascontiguousarray(block[:, channel])
+        held = np.concatenate([held, resampler.resample_chunk(mono)])
+        while len(held) > CLIP_SAMPLES:
+            yield held[:CLIP_SAMPLES]
+            held = held[CLIP_SAMPLES:]
+    held = np.concatenate([held, resampler.resample_chunk(end, last=True)])
+    yield from (held[i : i + CLIP_SAMPLES] for i in range(0, len(held), CLIP_SAMPLES))
+
+
+def _steady(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield blocks as :func:`_blocks`, as long as channels and rate stay what they are."""
+    kind = None
+    for block, sample_rate in _blocks(path, start):
+        if kind not in (None, (block.shape[1], sample_rate)):
+            raise AudioError(
+                f"{_text(path)} changes channels or sampling rate on the way: convert it to wav."
+            )
+        kind = block.shape[1], sample_rate
+        yield block, sample_rate
+
+
 def _blocks(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
     """Yield float32 blocks (samples, channels) with their rate, by the first reader that can."""
-    for decode in (_with_libsndfile, _with_ffmpeg):
+    for decode in (_with_libsndfile, _with_ffmpeg, _without_length):
         found = False
         try:
             for block, sample_rate in decode(path, start):
@@ -368,7 +461,32 @@ def _blocks(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
             return
 
 
-def _with_libsndfile(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
+class _Unmeasured(io.FileIO):
+    """A file whose header gives a wrong length, read as if it gave none."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.beginning = self.read(4)
+        self.seek(0)
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Read on, and leave the length out."""
+        first = self.tell()
+        count = super().readinto(buffer)
+        for mark, place, unknown in UNMEASURED:
+            if self.beginning == mark:
+                for i, byte in enumerate(unknown, place - first):
+                    if 0 <= i < count:
+                        buffer[i : i + 1] = bytes([byte])
+        return count
+
+
+def _without_length(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
+    with _Unmeasured(path) as file:
+        yield from _with_libsndfile(file, start)
+
+
+def _with_libsndfile(path: Path | io.FileIO, start: float) -> Iterator[tuple[np.ndarray, int]]:
     try:
         sound = soundfile.SoundFile(path)
     except (TypeError, UnicodeError):  # named .raw, or by bytes that are no text
@@ -429,7 +547,9 @@ def _samples(frame: av.AudioFrame) -> np.ndarray:
 
 def _warn_of_damage(path: Path) -> None:
     warnings.warn(
-        f"{_text(path)} is damaged: a part of it cannot be decoded and is left out.", stacklevel=3
+        f"{_text(path)} is damaged: a part of it cannot be decoded and is left out.",
+        Remark,
+        stacklevel=3,
     )
 
 
@@ -440,20 +560,31 @@ def _text(path: str | Path) -> str:
 
 def _resampled(mono: np.ndarray, sample_rate: float, name: str) -> np.ndarray:
     """Bring samples to 16 kHz, or raise an AudioError."""
-    if not 1_000 <= sample_rate <= 768_000:
-        raise AudioError(f"{name} has a sample rate of {sample_rate:g} Hz: use 1 to 768 kHz.")
+    _check_rate(sample_rate, name)
     if sample_rate != SAMPLE_RATE:
         mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=SAMPLE_RATE)
-    if len(mono) < SHORTEST_SECONDS * SAMPLE_RATE:
-        raise AudioError(
-            f"{name} lasts {len(mono) / SAMPLE_RATE:.6g} s: use at least {SHORTEST_SECONDS} s."
-        )
+    _check_length(len(mono), name)
     return mono
+
+
+def _check_rate(sample_rate: float, name: str) -> None:
+    if not 1_000 <= sample_rate <= 768_000:
+        raise AudioError(f"{name} has a sample rate of {sample_rate:g} Hz: use 1 to 768 kHz.")
+
+
+def _check_length(samples: int, name: str) -> None:
+    if samples < SHORTEST_SECONDS * SAMPLE_RATE:
+        raise AudioError(
+            f"{name} lasts {samples / SAMPLE_RATE:.6g} s: use at least {SHORTEST_SECONDS} s."
+        )
 
 
 def _normalised(mono: np.ndarray, name: str) -> np.ndarray:
     mono = mono - mono.mean()
-    peak = np.abs(mono).max()
+    return (mono * _gain(np.abs(mono).max(), name)).astype(np.float32)
+
+
+def _gain(peak: float, name: str) -> float:
     if peak < SILENCE:
         raise AudioError(f"{name} is silent: choose a recording that holds sound.")
-    return (mono * (PEAK / peak)).astype(np.float32)
+    return PEAK / peak

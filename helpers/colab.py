@@ -82,8 +82,18 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def project(root: Path) -> dict:
-    """Return the table ``project`` of a clone's ``pyproject.toml``."""
-    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    """Return the table ``project`` of a clone's ``pyproject.toml``.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged.
+    """
+    path = root / "pyproject.toml"
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))["project"]
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: restore it with `git checkout`.") from error
 
 
 def _requirements(root: Path) -> dict[str, Requirement]:

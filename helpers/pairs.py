@@ -217,6 +217,8 @@ def load_pairs(name: str | Path) -> list[Pair]:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
+    if len(header) == 1 and header[0].count(";") >= len(REQUIRED) - 1:
+        raise PairsError(f"{path.name}, row 1: columns stand between semicolons: use commas.")
     for name in REQUIRED:
         if name not in header:
             raise PairsError(f"{path.name}, row 1: there is no column {name}: add it.")
@@ -246,8 +248,11 @@ def _pair(path: Path, place: str, header: list[str], cells: list[str]) -> Pair:
     for column in REQUIRED:
         if not row[column]:
             refuse(column, "it is empty.")
-    if not re.fullmatch(r"\w[\w.-]*", row["id"]):
-        refuse("id", f"{row['id']!r} cannot name a folder: use letters, digits, _, - and dots.")
+    if not re.fullmatch(r"\w[\w.-]{0,99}", row["id"]):
+        refuse(
+            "id",
+            f"{row['id']!r} cannot name a folder: use letters, digits, _, -, dots; 100 at most.",
+        )
     if row["edit"] not in EDITS:
         refuse("edit", f"{row['edit']!r} is no edit type: use {', '.join(EDITS)}.")
     target = row.get("target") or None

@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,6 +32,8 @@ from torch import Tensor, nn
 ABANDONED = 24 * 3600  # seconds after which a part that another computer left is nobody's
 LEASE = 30.0  # seconds without a sign of life after which a lock is nobody's
 WAIT = 300.0  # seconds to wait for another run
+WAIT_FOR_FOLDER = LEASE + 5  # the same for an output folder: long enough to notice a dead run
+SUMS = ".sha256"  # what the name of the file ends with that holds a table's checksums
 CHECKSUM = b"\nsha256 "  # what a checked file ends with, before 64 digits
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # how a cell begins that is not taken as text
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -91,6 +94,41 @@ def write_text(path: str | Path, text: str) -> None:
     write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
+def read_text(path: str | Path) -> str:
+    """Read a text in UTF-8; raise a StorageError if it is none, or cannot be read."""
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise StorageError(f"{path} is damaged: it holds no text in UTF-8.") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def write_table(path: str | Path, text: str) -> None:
+    """Write a table whole, and beside it the checksum by which :func:`read_table` knows it."""
+    path = Path(path)
+    sums = [content_hash(text.encode())]
+    if path.is_file():
+        sums.append(content_hash(path.read_bytes()))  # right until the new one is in place
+    write_text(path.with_name(path.name + SUMS), "\n".join(sums) + "\n")
+    write_text(path, text)
+
+
+def read_table(path: str | Path) -> str:
+    """Read what :func:`write_table` wrote; a table without a checksum is taken as it is.
+
+    Raises
+    ------
+    StorageError
+        If it cannot be read, or a single bit of it has changed.
+    """
+    path, text = Path(path), read_text(path)
+    sums = path.with_name(path.name + SUMS)
+    if sums.exists() and content_hash(text.encode()) not in read_text(sums).split():
+        raise StorageError(f"{path} is damaged or was changed by hand.")
+    return text
+
+
 def to_cell(text: str) -> str:
     """Text for a cell of a CSV file that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(FORMULA) else text
@@ -136,6 +174,10 @@ def clean(folder: str | Path) -> None:
                 dead = time.time() - part.lstat().st_mtime > ABANDONED
             if dead:
                 part.unlink()
+    for mark in Path(folder).glob(".*lock.break.*"):  # of a run killed while it took a lock over
+        with suppress(OSError):
+            if time.time() - mark.lstat().st_mtime > LEASE:
+                mark.unlink()
 
 
 @contextmanager
@@ -148,8 +190,7 @@ def lock(path: str | Path, wait: float = WAIT) -> Iterator[None]:
     Parameters
     ----------
     path : str or Path
-        A folder, which is made if need be, or a file of an existing or a new folder (with a
-        suffix).
+        A folder, or a file, which has a suffix, of an existing or a new folder.
     wait : float
         Seconds to wait for another run to end; shorter than 30, and a dead run on another computer
         is not told from one that is alive.
@@ -160,7 +201,8 @@ def lock(path: str | Path, wait: float = WAIT) -> Iterator[None]:
         If another run still holds it, or the folder cannot be written.
     """
     path = Path(path)
-    mark = path.with_name(f".{path.name}.lock") if path.suffix else path / ".lock"
+    is_file = path.suffix and not path.is_dir()
+    mark = path.with_name(f".{path.name}.lock") if is_file else path / ".lock"
     lease = SoftFileLease(mark, lease_duration=LEASE, thread_local=False)
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
@@ -187,6 +229,46 @@ def lock(path: str | Path, wait: float = WAIT) -> Iterator[None]:
         lease.release()
 
 
+@contextmanager
+def output_folder(path: str | Path, room: float = 10e6) -> Iterator[Path]:
+    """Hold a folder for one run's results, and see before the work that they can be written.
+
+    Parameters
+    ----------
+    path : str or Path
+        It is made if need be; a leading ``~`` is one's own folder.
+    room : float
+        Bytes that the results will take at least.
+
+    Yields
+    ------
+    Path
+
+    Raises
+    ------
+    StorageError
+        If another run is writing there, the folder cannot be written, or its disk is too full.
+    """
+    try:
+        folder = Path(path).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown user; a name no folder has
+        raise _unwritable(Path(path), error) from error
+    with lock(folder, wait=WAIT_FOR_FOLDER):
+        check_room(folder, room)
+        yield folder
+
+
+def check_room(folder: Path, needed: float) -> None:
+    """Raise a StorageError unless a folder's disk has ``needed`` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StorageError(
+            f"{folder} needs {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB free: make "
+            "room or name another folder."
+        )
+
+
 @dataclass(frozen=True)
 class Provenance:
     """What a stored result was made from.
@@ -203,6 +285,8 @@ class Provenance:
         SHA-256 of pairs and recordings by name.
     versions : mapping of str to str
         Of the packages that computed it: information, which is not compared.
+
+    Lesson: 08.
     """
 
     weights: Mapping[str, str] = field(default_factory=dict)
@@ -272,7 +356,7 @@ class Provenance:
 def write_records(path: str | Path, records: Mapping[str, Provenance]) -> None:
     """Write what the results of a folder were made from, by their names, as JSON."""
     content = {name: record.to_dict() for name, record in records.items()}
-    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_table(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_records(path: str | Path) -> dict[str, Provenance]:
@@ -287,9 +371,9 @@ def read_records(path: str | Path) -> dict[str, Provenance]:
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_table(path))
         return {name: Provenance.from_dict(record) for name, record in content.items()}
-    except (OSError, ValueError, AttributeError) as error:  # also of JSON and of UTF-8
+    except (StorageError, ValueError, AttributeError) as error:  # ValueErrors are JSON's, too
         raise StorageError(
             f"{path} does not say what the results beside it were made from: name another folder, "
             "or delete this one."

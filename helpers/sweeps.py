@@ -37,6 +37,7 @@ from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.pairs import load_pairs
 from helpers.sounds.foley import foley_clip
 from helpers.sounds.vocabulary import LABELS, VOCABULARY
+from helpers.storage import StorageError, read_table
 
 FOLDER = DATA / "sweeps"
 PAIRS = (("phone_ringing", "door_knock"), ("duck", "trumpet"))  # source and target
@@ -123,9 +124,18 @@ def table_path(name: str, folder: Path = FOLDER) -> Path:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Read a stored sweep's rows, numbers as numbers."""
-    with path.open(encoding="utf-8", newline="") as table:
-        return [{k: _value(cell) for k, cell in row.items()} for row in csv.DictReader(table)]
+    """Read a stored sweep's rows, numbers as numbers.
+
+    Raises
+    ------
+    StorageError
+        If the table is damaged.
+    """
+    try:
+        header, *rows = csv.reader(read_table(path).splitlines(), strict=True)
+        return [dict(zip(header, map(_value, row), strict=True)) for row in rows]
+    except (csv.Error, ValueError) as error:
+        raise StorageError(f"{path} is damaged: delete it and run `make sweeps`.") from error
 
 
 def _value(cell: str) -> float | int | str:

@@ -1,6 +1,7 @@
 """Recordings in, clips out; and the log-mel front end against a formula written out in numpy."""
 
 import os
+import subprocess
 import sys
 import tracemalloc
 import warnings
@@ -25,6 +26,7 @@ from helpers.audio import (
     SUFFIXES,
     AudioError,
     Clip,
+    Remark,
     load_clip,
     load_windows,
     log_mel,
@@ -33,6 +35,7 @@ from helpers.audio import (
     read_audio,
     save_clip,
 )
+from helpers.storage import StorageError
 
 
 def tone(seconds=1.0, frequency=440.0, sample_rate=SAMPLE_RATE, level=0.3):
@@ -420,12 +423,20 @@ def test_a_wav_with_wrong_sizes_is_read_to_its_end(tmp_path, stored, size, place
         ("AIFF", b"COMM", 10, bytes(4)),
         ("AIFF", b"SSND", 4, bytes(4)),
         ("AIFF", b"SSND", 4, b"\xff" * 4),
+        ("AIFF", b"FORM", 4, b"\xff" * 4),
+        ("AIFF", b"COMM", 10, b"\xff" * 4),
+        ("AU", b".snd", 8, bytes(4)),
         ("AU", b".snd", 8, b"\xff" * 4),
         ("AU", b".snd", 8, b"\x7f" + b"\xff" * 3),
         ("CAF", b"data", 4, bytes(8)),
         ("CAF", b"data", 4, b"\xff" * 8),
         ("W64", b"data", 16, bytes(8)),
         ("W64", b"data", 16, b"\xff" * 8),
+        ("RF64", b"ds64", 8, bytes(8)),
+        ("RF64", b"ds64", 8, b"\xff" * 8),
+        ("RF64", b"ds64", 16, bytes(8)),
+        ("RF64", b"ds64", 16, b"\xff" * 8),
+        ("RF64", b"ds64", 24, bytes(8)),
     ],
 )
 def test_other_containers_with_wrong_sizes_are_read(
@@ -641,7 +652,7 @@ def test_a_clip_survives_saving(tmp_path):
 
 def test_windows_join_to_the_recording_they_came_from(tmp_path):
     waveform = tone(23.0) * np.linspace(0.2, 1, 23 * SAMPLE_RATE, dtype=np.float32)
-    windows = load_windows(write(tmp_path / "long.wav", waveform, subtype="FLOAT"))
+    windows = [*load_windows(write(tmp_path / "long.wav", waveform, subtype="FLOAT"))]
     assert [window.seconds for window in windows] == [10.24, 10.24, pytest.approx(2.52)]
     joined = np.concatenate([window.waveform for window in windows])
     centred = waveform - waveform.mean()
@@ -650,8 +661,8 @@ def test_windows_join_to_the_recording_they_came_from(tmp_path):
 
 def test_windows_that_hold_nothing_at_the_end_are_left_out(tmp_path):
     padded = np.concatenate([tone(10.24), np.zeros(SAMPLE_RATE, np.float32)])
-    assert len(load_windows(write(tmp_path / "silent end.wav", padded))) == 1
-    assert len(load_windows(write(tmp_path / "short end.wav", tone(10.3)))) == 1
+    assert len([*load_windows(write(tmp_path / "silent end.wav", padded))]) == 1
+    assert len([*load_windows(write(tmp_path / "short end.wav", tone(10.3)))]) == 1
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-5])
@@ -669,7 +680,94 @@ def test_a_click_in_an_end_that_is_left_out_does_not_set_the_level(tmp_path, lev
 def test_a_silent_window_in_the_middle_stays(tmp_path):
     silence = np.zeros(round(10.24 * SAMPLE_RATE), np.float32)
     waveform = np.concatenate([tone(10.24), silence, tone(10.24)])
-    assert len(load_windows(write(tmp_path / "pause.wav", waveform))) == 3
+    assert len([*load_windows(write(tmp_path / "pause.wav", waveform))]) == 3
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
+def test_windows_are_the_whole_recording_resampled_at_once(tmp_path, rate):
+    waveform = np.stack([0.01 * chirp(25, rate), chirp(25, rate)], axis=1)
+    path = write(tmp_path / "a.wav", waveform, rate, subtype="FLOAT")
+    with pytest.warns(Remark, match="a: channel 1 is used"):
+        joined = np.concatenate([window.waveform for window in load_windows(path)])
+    expected = librosa.resample(waveform[:, 1], orig_sr=rate, target_sr=SAMPLE_RATE)
+    expected = expected - expected.mean()
+    assert len(joined) == len(expected)
+    np.testing.assert_allclose(joined, 0.5 * expected / np.abs(expected).max(), atol=1e-5)
+
+
+def test_of_a_long_recording_one_window_is_kept_at_a_time(tmp_path):
+    path = tmp_path / "long.wav"
+    with soundfile.SoundFile(path, "w", 44_100, 2) as file:
+        for _ in range(30):
+            file.write(np.tile(tone(20.0, 1_000.0, 44_100)[:, None], 2))
+    next(load_windows(write(tmp_path / "short.wav", tone(2.0))))  # loads what is loaded once
+    tracemalloc.start()
+    count = sum(1 for _ in load_windows(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 59  # 600 s
+    assert peak < 8e6  # all samples would be 212 MB
+
+
+BAD = {
+    "nothing": lambda path: None,
+    "a folder": lambda path: path.mkdir(),
+    "no audio": lambda path: path.write_bytes(b"this is a letter, not a sound"),
+    "silence": lambda path: write(path, np.zeros(SAMPLE_RATE)),
+    "an instant": lambda path: write(path, tone(0.1)),
+    "NaN": lambda path: write(path, np.full(SAMPLE_RATE, np.nan), subtype="FLOAT"),
+}
+
+
+@pytest.mark.parametrize("make", BAD.values(), ids=BAD)
+def test_windows_of_what_cannot_be_used_are_refused_as_a_clip_is(tmp_path, make):
+    make(tmp_path / "a.wav")
+    told = []
+    for load in (load_clip, load_windows):
+        with pytest.raises(AudioError) as error:
+            load(tmp_path / "a.wav")
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
+def test_a_remark_is_one_plain_sentence(tmp_path, capfd):
+    stereo = np.stack([0 * tone(), tone()], axis=1)
+    code = "from helpers.audio import load_clip; load_clip('a.wav')"
+    write(tmp_path / "a.wav", stereo)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, env=environment)
+    assert capfd.readouterr().err == (
+        "a: channel 1 is used, because channel 0 holds silence or hiss beside it.\n"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg"])
+def test_a_full_disk_is_told_and_what_was_saved_is_kept(tmp_path, suffix):
+    resource = pytest.importorskip("resource")
+    first, path = Clip(tone(2.0), "first"), tmp_path / f"a{suffix}"
+    content = save_clip(first, path).read_bytes()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 3 * SAMPLE_RATE).astype(np.float32)
+    size = save_clip(Clip(noise, "noise"), tmp_path / f"b{suffix}").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for room in (0, 1, 100, size // 2, size - 1):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+        try:
+            with pytest.raises(StorageError, match="is the disk full"):
+                save_clip(Clip(noise, "noise"), path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["a", "a.txt", "a.mp3", ".wav"])
+def test_a_clip_is_saved_in_a_format_that_is_named(tmp_path, name):
+    with pytest.raises(AudioError, match="names no format of audio: end it with .wav"):
+        save_clip(Clip(tone(), "a"), tmp_path / name)
+
+
+def test_a_clip_that_is_no_sound_is_not_saved(tmp_path):
+    with pytest.raises(AudioError, match="NaN or infinite samples"):
+        save_clip(Clip(tone() * np.float32(np.nan), "a"), tmp_path / "a.wav")
 
 
 # The front end

@@ -191,6 +191,8 @@ def test_published_checkpoints_are_pinned_and_weights_may_be_a_bin_file(hub, tmp
     clap = load_clap("transformers")
     assert clap.name == "transformers:laion/clap-htsat-unfused"
     assert clap.embed_text(["a dog"]).shape == (1, 12)
+    with pytest.raises(ClapError, match=r"One sentence is no list: write \['a dog'\]"):
+        clap.embed_text("a dog")
 
 
 def test_text_equals_the_models_own(tiny):

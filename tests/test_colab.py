@@ -282,7 +282,6 @@ def test_what_is_no_repository_is_refused_in_one_sentence(wrong, clone):
     assert (clone / "pyproject.toml").read_text() == before
 
 
-def test_command_says_what_was_wrong(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["colab", "nowhere"])
-    with pytest.raises(SystemExit, match="'nowhere' names no repository"):
-        command.main()
+def test_command_says_what_was_wrong(capsys):
+    assert command.main(["nowhere"]) == 2
+    assert "'nowhere' names no repository" in capsys.readouterr().err

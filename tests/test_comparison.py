@@ -32,7 +32,7 @@ from helpers.methods import methods_for
 from helpers.methods.method import Method
 from helpers.pairs import EDITS, load_pairs
 from helpers.sounds.vocabulary import LABELS
-from helpers.storage import read_records
+from helpers.storage import StorageError, read_records
 from tools import table1 as command
 from tools.table1 import SEAL, WRITTEN, markdown, page, quick
 
@@ -412,6 +412,45 @@ def test_results_of_another_making_are_not_mixed(
     assert files(experiment.folder) == before
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"ours": {}}'])
+def test_scores_of_unknown_making_are_not_gone_on_with(experiment, content):
+    experiment.run(progress=False)
+    (experiment.folder / RECORDS).write_bytes(content)
+    with pytest.raises(StorageError, match=r"provenance.json does not say what"):
+        experiment.missing()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "shorter"])
+def test_audio_that_is_damaged_is_made_again(experiment, pairs, damage):
+    experiment.load_sources(progress=False)
+    experiment.run(progress=False)
+    paths = sorted((experiment.folder / "audio" / "add").glob("*.flac"))
+    whole = {path: path.read_bytes() for path in paths}
+    assert len(whole) == 7
+    for path, content in whole.items():
+        if damage == "shorter":
+            save_clip(tiny_clip(SECONDS / 2), path)
+        else:
+            cut = content[: len(content) // 2]
+            path.write_bytes({"cut": cut, "empty": b"", "text": b"no audio"}[damage])
+    experiment.load_sources(progress=False)
+    for method in ("ours", "sdedit"):
+        assert len(experiment.edits(pairs[0], method)) == 3
+    assert {path: path.read_bytes() for path in paths} == whole
+
+
+def test_the_source_that_is_kept_is_the_pair_s_own(experiment, pairs, methods, model, tmp_path):
+    experiment.load_sources(progress=False)
+    kept = experiment.folder / "audio" / "add" / "source.flac"
+    before, time = kept.read_bytes(), kept.stat().st_mtime_ns
+    experiment.load_sources(progress=False)
+    assert kept.stat().st_mtime_ns == time
+    save_clip(tiny_clip(SECONDS, 555), tmp_path / "add.wav")
+    changed = load_pairs(tmp_path / "mine.csv")
+    Experiment(model, FakeClap(), changed, methods, experiment.folder).load_sources(progress=False)
+    assert kept.read_bytes() != before
+
+
 @pytest.mark.usefixtures("sounds")
 def test_another_grid_of_settings_is_no_other_making(experiment, pairs, methods):
     experiment.run(progress=False)
@@ -421,18 +460,43 @@ def test_another_grid_of_settings_is_no_other_making(experiment, pairs, methods)
     assert {settings for _, settings in methods["ours"].calls} == {(2.0,)}
 
 
-@pytest.mark.parametrize("damage", ["other columns", "a missing score", "a row twice", "a word"])
-def test_a_damaged_table_is_named(damage, experiment):
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "other columns",
+        "a missing score",
+        "a row twice",
+        "a word",
+        "NaN",
+        "cut",
+        "a digit",
+        "a folder",
+    ],
+)
+def test_a_damaged_table_is_named(damage, checked, experiment):
     experiment.folder.mkdir()
     write_scores(experiment.table, table(row("a", "ours", 0.5, 0.25, 0.5)))
+    if not checked:  # as another program leaves it
+        experiment.table.with_name("scores.csv.sha256").unlink()
+        if damage == "a digit":
+            return
     text = experiment.table.read_text()
     changed = {
         "other columns": "pair,method\na,b\n",
         "a missing score": text.replace(",0.25,", ",,"),
         "a row twice": text + text.splitlines()[1] + "\n",
         "a word": text.replace(",0.25,", ",much,"),
+        "NaN": text.replace(",0.25,", ",nan,"),
+        "cut": text[:-30],
+        "a digit": text.replace(",0.25,", ",0.75,"),
+        "a folder": None,
     }
-    experiment.table.write_text(changed[damage])
+    if changed[damage] is None:
+        experiment.table.unlink()
+        experiment.table.mkdir()
+    else:
+        experiment.table.write_text(changed[damage])
     with pytest.raises(ScoresError, match=r"scores.csv cannot be read.*delete it"):
         experiment.run(progress=False)
 
@@ -749,7 +813,7 @@ def test_a_lost_report_is_written_again_from_the_scores(run, methods, tmp_path):
 def test_a_stopped_command_says_how_to_go_on(run, methods, tmp_path, capsys):
     methods["sdedit"].fails_on.append("turn")
     assert run() == 130
-    assert "same command goes on" in capsys.readouterr().err
+    assert "run the same command again" in capsys.readouterr().err
     assert not (tmp_path / "out" / "table1.md").exists()
     methods["sdedit"].fails_on.clear()
     assert run() == 0
@@ -770,7 +834,7 @@ def test_a_quick_run_and_a_whole_one_share_their_results(run, methods, tmp_path)
     [
         (["--pairs", "pocket28"], "There is no pair set 'pocket28'"),
         (["--methods", "ours", "magic"], "There is no method 'magic': choose from ours, sdedit"),
-        (["--out", "{text}"], "cannot be made a folder"),
+        (["--out", "{text}"], "a file lies where a folder is needed, so name another"),
         (["--pairs", "{text}"], "row 1: there is no column id"),
         (["--pairs", "{silent}"], "silent.csv, row 2, columns start and end: "),
         (["--pairs", "{silent}", "--methods", "turner"], "None of turner does an edit of"),

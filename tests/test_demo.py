@@ -70,9 +70,12 @@ def test_it_prints_both_scores_and_their_sum(asked, tmp_path, capsys):
         (["--audio", "{recording}", "--start", "12.5"], "choose a start"),
         (["--start", "1"], "needs a recording"),
         (["--prompt", "  "], "prompt is empty"),
+        (["--prompt", "a dog \udcff"], "holds bytes that are no text"),
+        (["--audio", "a\udcff.wav"], "is not in UTF-8"),
+        (["--out", "a\udcff"], "is not in UTF-8"),
         (["--eta", "7"], "η is 7.0"),
         (["--eta", "nan"], "η is nan"),
-        (["--out", "{text}"], "cannot be made a folder"),
+        (["--out", "{text}"], "a file lies where a folder is needed"),
     ],
 )
 def test_bad_input_gets_one_sentence(options, words, asked, recording, tmp_path, capsys):
@@ -110,7 +113,10 @@ def test_the_lesson_has_every_parameter_that_the_demo_sets():
     assert set(parameters) <= names
 
 
-def test_a_small_lesson_runs_and_becomes_a_page(monkeypatch, tmp_path):
+@pytest.mark.parametrize("name", ["results", "of {mine} {}", "100 % $x"])
+def test_a_small_lesson_runs_and_becomes_a_page(monkeypatch, tmp_path, name):
+    out = tmp_path / name
+    out.mkdir()
     lesson = new_notebook(
         cells=[
             new_markdown_cell("# Lesson"),
@@ -119,13 +125,13 @@ def test_a_small_lesson_runs_and_becomes_a_page(monkeypatch, tmp_path):
         ],
         metadata={"kernelspec": {"name": "python3", "display_name": "", "language": "python"}},
     )
-    nbformat.write(lesson, tmp_path / "lesson.ipynb")
-    monkeypatch.setattr(demo, "LESSON", tmp_path / "lesson.ipynb")
-    demo.edit(tmp_path, {"prompt": 'a "$5" bell'})
-    page = (tmp_path / "quickstart.html").read_text()
+    nbformat.write(lesson, out / "lesson.ipynb")
+    monkeypatch.setattr(demo, "LESSON", out / "lesson.ipynb")
+    demo.edit(out, {"prompt": 'a "$5" bell'})
+    page = (out / "quickstart.html").read_text()
     assert '<b>heard a "$5" bell</b>' in page
     assert "<title>Quickstart</title>" in page
-    assert (tmp_path / "quickstart.ipynb").is_file()
+    assert (out / "quickstart.ipynb").is_file()
 
 
 LOOP = """

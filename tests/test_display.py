@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+import warnings
 from types import SimpleNamespace
 
 import librosa
@@ -14,7 +15,14 @@ import soundfile
 from tiny import tiny_clip
 
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, SUFFIXES, Clip, load_clip, save_clip
-from helpers.display.figures import TICKS, spectrograms
+from helpers.display.figures import (
+    TICKS,
+    Curves,
+    Strengths,
+    spectrograms,
+    strength_curves,
+    strength_grid,
+)
 from helpers.display.players import players
 from helpers.display.upload import upload_button, uploaded_file
 
@@ -106,6 +114,27 @@ def test_spectrograms_say_what_they_show(clips, figure):
     assert axes[-1].get_xlabel() == "time in seconds"
     assert {axis.get_ylabel() for axis in axes} == {"kHz"}
     assert [t.get_text() for t in axes[0].get_yticklabels()] == [f"{k:g}" for k in TICKS]
+
+
+TITLES = ["costs $5", "$", "a $x^{$ b", "\\frac{", "€ η 🔔 狗", "two\nlines", "%s {x}", ""]
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_any_title_is_drawn_as_it_is_without_a_warning(title, clips):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = [Clip(clip.waveform, title) for clip in clips]
+        for figure in (
+            spectrograms(named, [title] * len(named)),
+            strength_grid(named[0], [Strengths(title, title, [1.0], named[:1])]),
+            strength_curves({title: [Curves(title, title, [1, 2], {"a": np.ones((3, 2))})]}),
+        ):
+            figure.savefig(io.BytesIO())
+            plt.close(figure)
+    expected = title.replace("\n", " ").replace("🔔", "□").replace("狗", "□")
+    figure = spectrograms(clips[:1], [title])
+    assert figure.axes[0].get_title(loc="left") == expected
+    plt.close(figure)
 
 
 def test_a_tone_lies_at_its_frequency(clips, figure):

@@ -5,7 +5,13 @@ import pytest
 import torch
 from tiny import TINY_SHAPE
 
-from helpers.editing.interpolation import SamplingSettings, interpolate, sample
+from helpers.editing.interpolation import (
+    SamplingSettings,
+    check_eta,
+    check_sampling,
+    interpolate,
+    sample,
+)
 from helpers.models.latent_audio_model import Conditioning
 
 SCHEDULERS = [
@@ -157,15 +163,53 @@ def test_partial_strength_needs_a_source(model, pair):
         sample(model, pair[1], SamplingSettings(strength=0.5))
 
 
-@pytest.mark.parametrize("strength", [0.0, -1.0, 1.1, float("nan")])
-def test_a_strength_out_of_range_is_refused(strength):
-    with pytest.raises(ValueError, match="strength is"):
-        SamplingSettings(strength=strength)
+NO_NUMBERS = (float("nan"), float("inf"), "1", True, [0.5])
 
 
-def test_no_steps_are_refused():
-    with pytest.raises(ValueError, match="steps is 0"):
-        SamplingSettings(steps=0)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("steps", value) for value in (0, -1, 1.5, 50.0, None, *NO_NUMBERS)),
+        *(("seed", value) for value in (-1, 0.5, None, *NO_NUMBERS)),
+        *(("strength", value) for value in (0.0, -1.0, 1.1, None, *NO_NUMBERS)),
+        *(("guidance_scale", value) for value in NO_NUMBERS),
+        *(("ddim_eta", value) for value in (-0.1, 1.1, None, *NO_NUMBERS)),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_when_they_are_made(name, value):
+    with pytest.raises(ValueError, match=f"^{name} is .*: (give|choose)") as error:
+        SamplingSettings(**{name: value})
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("eta", [-0.51, 1.6, None, 1j, *NO_NUMBERS])
+def test_an_edit_amount_that_cannot_be_is_refused(eta):
+    with pytest.raises(ValueError, match="^η is .*: choose from 0"):
+        check_eta(eta)
+
+
+@pytest.mark.parametrize("steps", [1001, 10**6])
+def test_more_steps_than_the_model_has_timesteps_are_refused(model, steps):
+    with pytest.raises(ValueError, match=f"steps is {steps}: the model has 1000 timesteps"):
+        check_sampling(model, SamplingSettings(steps=steps))
+
+
+ALL_SCHEDULERS = [name for name in dir(diffusers) if name.endswith("Scheduler")]
+
+
+@pytest.mark.parametrize("name", ALL_SCHEDULERS)
+def test_a_scheduler_is_refused_before_any_work_or_it_samples(model, pair, name):
+    refused, settings = "", None
+    try:
+        settings = SamplingSettings(steps=4, scheduler=name)
+        check_sampling(model, settings)
+    except ValueError as error:
+        refused = str(error)
+    if refused:
+        assert "try DDIMScheduler, DDPMScheduler" in refused
+        assert name not in SCHEDULERS
+    else:
+        assert sample(model, pair[1], settings, progress=False).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["DIMScheduler", "AutoencoderKL"])

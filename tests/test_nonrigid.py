@@ -1,8 +1,10 @@
 import dataclasses
+import threading
 
 import numpy as np
 import pytest
 import torch
+from tiny import tiny_model
 
 from helpers.editing import PRESETS, EditSettings, Gap, NonRigidEdit
 from helpers.editing.embedding import EmbeddingSettings
@@ -25,6 +27,10 @@ def new_edit(model, clip, **changes):
     )
 
 
+def sampled(**changes):
+    return dataclasses.replace(SETTINGS, sampling=SamplingSettings(**changes))
+
+
 def same(one, other):
     return np.allclose(one.waveform, other.waveform, atol=1e-4)
 
@@ -35,6 +41,8 @@ def same(one, other):
         ({"prompt": " "}, PromptError, "prompt is empty"),
         ({"settings": "fastest"}, ValueError, "no preset 'fastest': choose from paper, pocket"),
         ({"gap": Gap(2, 9)}, MaskError, "does not lie in"),
+        ({"settings": sampled(steps=1001)}, ValueError, "steps is 1001: the model has 1000"),
+        ({"settings": sampled(scheduler="KarrasVeScheduler")}, ValueError, "cannot sample"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(model, clip, changes, error, message):
@@ -42,7 +50,7 @@ def test_bad_input_is_refused_before_any_work(model, clip, changes, error, messa
         new_edit(model, clip, **changes)
 
 
-@pytest.mark.parametrize("etas", [[], [0.5, float("nan")]])
+@pytest.mark.parametrize("etas", [[], [0.5, float("nan")], 0.5, "0.5", [[0.5]], [None], ["0.5"]])
 def test_a_bad_eta_is_refused_before_fitting(model, clip, etas):
     edit = new_edit(model, clip)
     with pytest.raises(ValueError, match="η"):
@@ -105,6 +113,27 @@ def test_a_folder_keeps_steps_1_and_2(model, clip, tmp_path):
 
 def refuse_to_train(module, inputs):
     assert not torch.is_grad_enabled(), "the model was trained again"
+
+
+def test_two_edits_at_once_share_a_folder(model, clip, tmp_path):
+    """The second waits for the first's Steps 1 and 2, and takes them."""
+    with new_edit(model, clip) as alone:
+        whole = alone.fit().embedding.losses + alone.finetuning.losses
+    steps, losses = [0], [None, None]
+    models = [tiny_model(), tiny_model()]
+
+    def fit(i):
+        models[i].unet.register_forward_pre_hook(lambda *_: steps.__setitem__(0, steps[0] + 1))
+        with new_edit(models[i], clip, folder=tmp_path) as edit:
+            edit.fit()
+            losses[i] = edit.embedding.losses + edit.finetuning.losses
+
+    threads = [threading.Thread(target=fit, args=(i,)) for i in range(2)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert losses == [whole, whole]
+    assert steps[0] == len(whole)
+    assert not [*tmp_path.rglob("*.lock"), *tmp_path.rglob("*.part")]
 
 
 def test_a_folder_serves_many_edits(model, clip, tmp_path):

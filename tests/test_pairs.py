@@ -205,6 +205,7 @@ def test_stereo_and_9_98_s_and_a_little_more_than_a_clip_are_read(tmp_path):
     [
         (f",{FOLEY},addition,Rain,,,", "row 2, column id: it is empty"),
         (f"a/b,{FOLEY},addition,Rain,,,", "row 2, column id: 'a/b' cannot name a folder"),
+        (f"{'a' * 101},{FOLEY},addition,Rain,,,", "cannot name a folder: use letters"),
         ("a,,addition,Rain,,,", "row 2, column audio: it is empty"),
         ("a,none.wav,addition,Rain,,,", "row 2, column audio: there is no file .*none.wav"),
         ("a,foley:dog/1,addition,Rain,,,", "row 2, column audio: no foley sound is called 'dog'"),
@@ -236,6 +237,7 @@ def test_an_id_is_used_once(tmp_path):
     ("header", "message"),
     [
         ("id,audio,edit", "no column prompt"),
+        ("id;audio;edit;prompt", "columns stand between semicolons: use commas"),
         ("id,audio,edit,prompt,strat", "column 'strat' means nothing"),
         ("id,audio,edit,prompt,prompt", "two columns 'prompt'"),
     ],

@@ -111,6 +111,13 @@ def test_the_others_read_what_their_tokenizers_say(encoders, name):
     assert "The prompt is too long" in message
 
 
+@pytest.mark.parametrize("prompt", ["a \udcff dog", "dog \ud83d"])
+def test_bytes_that_are_no_text_are_refused(prompt):
+    with pytest.raises(PromptError, match="holds bytes that are no text: type it again") as error:
+        check_prompts([prompt], load_minilm())
+    str(error.value).encode()
+
+
 @pytest.mark.parametrize("prompt", [None, 3, ["a"], b"rain"])
 def test_what_is_no_text_is_refused(prompt):
     with pytest.raises(PromptError, match="The prompt is empty"):

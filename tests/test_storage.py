@@ -27,9 +27,11 @@ from helpers.storage import (
     lock,
     open_checked,
     read_records,
+    read_table,
     sentence,
     to_cell,
     write_records,
+    write_table,
     write_text,
     write_whole,
 )
@@ -229,6 +231,62 @@ def test_parts_of_other_computers_go_after_a_day(tmp_path):
         os.utime(path, (0, 0) if path == old else None)
     clean(tmp_path)
     assert sorted(tmp_path.iterdir()) == sorted([fresh, stranger])
+
+
+@pytest.mark.parametrize("name", [".lock.break.1.aa", ".run.pt.lock.break.1.aa"])
+def test_marks_of_runs_killed_while_they_took_a_lock_over_go_after_a_while(tmp_path, name):
+    fresh, old = tmp_path / name, tmp_path / f"{name}2"
+    for path in (fresh, old):
+        path.write_text("")
+    os.utime(old, (time.time() - 60,) * 2)
+    with lock(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == [fresh]
+
+
+# --- tables --------------------------------------------------------------------------------------
+
+
+def test_every_bit_of_a_table_counts(tmp_path):
+    path, generator = tmp_path / "a.csv", random.Random(0)
+    for text in ("a,b\n1,2\n", "a,b\n1,2\nö,'x\r\n'\n"):
+        write_table(path, text)
+        assert read_table(path) == text
+    whole = path.read_bytes()
+    for _ in range(50):
+        damaged = bytearray(whole)
+        damaged[generator.randrange(len(whole))] ^= 1 << generator.randrange(8)
+        path.write_bytes(damaged)
+        with pytest.raises(StorageError, match="is damaged"):
+            read_table(path)
+
+
+@pytest.mark.parametrize("moment", range(6))
+def test_a_table_is_readable_whenever_its_writer_stops(tmp_path, monkeypatch, moment):
+    path, replace, left = tmp_path / "a.csv", os.replace, iter(range(moment))
+    write_table(path, "old")
+
+    def stop(*arguments):
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        replace(*arguments)
+
+    monkeypatch.setattr(os, "replace", stop)
+    for number in range(4):
+        try:
+            write_table(path, f"new {number}")
+        except KeyboardInterrupt:
+            break
+    monkeypatch.undo()
+    assert read_table(path) in ("old", *(f"new {number}" for number in range(4)))
+
+
+def test_a_table_without_a_checksum_is_taken_as_it_is(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b\n")
+    assert read_table(tmp_path / "a.csv") == "a,b\n"
+    (tmp_path / "a.csv").write_bytes(b"\xff")
+    with pytest.raises(StorageError, match="is damaged: it holds no text in UTF-8"):
+        read_table(tmp_path / "a.csv")
 
 
 # --- checksums -----------------------------------------------------------------------------------

@@ -317,6 +317,18 @@ def test_a_wrong_configuration_is_refused(hub, folder, name, text, complaint):
     assert complaint in message
 
 
+@pytest.mark.parametrize("repository", ["../t5", "a/b/c", "", "C:\\t5", None, 3])
+def test_a_text_encoder_that_no_hub_has_is_refused(hub, folder, repository):
+    (folder / "main_config.json").write_text(json.dumps({"text_encoder_name": repository}))
+    assert "names no repository of the hub: correct the model's configuration" in refused(folder)
+
+
+def test_weights_that_torch_wrote_before_2020_are_read(tmp_path):
+    path, weights = tmp_path / "a.bin", {"a": torch.arange(4.0)}
+    torch.save(weights, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(published.read_weights(path)["a"], weights["a"])
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert "holds no model that can be loaded" in refused(tmp_path)

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 import pytest
 from torture.__main__ import CLASSES, run
 
-from helpers import storage
+from helpers import storage, sweeps
+from helpers.comparison import scores
 from helpers.editing import optimisation
 
 SMALL = 10
@@ -20,6 +21,8 @@ def opened_unchecked(path):
 FAULTS = {
     "files in a power cut": (storage, "_to_disk", lambda descriptor: None, "lost"),
     "damaged checkpoints": (optimisation, "open_checked", opened_unchecked, "wrong"),
+    "damaged tables of scores": (scores, "read_table", storage.read_text, "wrong"),
+    "damaged tables of sweeps": (sweeps, "read_table", storage.read_text, "wrong"),
 }
 
 

@@ -108,8 +108,8 @@ class TestErrors:
     def test_folder_that_cannot_be_made(self, tmp_path, capsys):
         (tmp_path / "file").touch()
         assert main(["pocket", "--out", str(tmp_path / "file")]) == 2
-        assert "cannot be made a folder: name another" in capsys.readouterr().err
+        assert "a file lies where a folder is needed, so name another" in capsys.readouterr().err
 
     def test_no_sampling_steps(self, tmp_path, capsys):
         assert main(["pocket", "--out", str(tmp_path), "--sampling-steps", "0"]) == 2
-        assert "sampling needs at least 1" in capsys.readouterr().err
+        assert "steps is 0: give a whole number, 1 or more" in capsys.readouterr().err

@@ -26,7 +26,8 @@ from nbgrader.preprocessors import (
     LockCells,
 )
 
-from helpers.storage import write_text
+from helpers.storage import output_folder, write_text
+from tools.command import command
 
 LESSONS = Path(__file__).resolve().parent.parent / "notebooks"
 ADVICE = "Write your answer here, then run this cell and the check below."
@@ -76,43 +77,48 @@ def write_student_versions(out: Path, lessons: Path = LESSONS) -> list[Path]:
     if out.resolve() == lessons.resolve() or out.is_file():
         raise ValueError(f"Students' versions cannot be written to {out}: name another folder.")
     record = out / RECORD
-    written = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    written = _record(record)
     texts = {}
     for path in sorted(lessons.glob("[0-9]*.ipynb")):
         student = student_version(nbformat.read(path, as_version=4))
         texts[out / path.name] = nbformat.writes(student) + "\n"
     for path, text in texts.items():
-        if path.exists() and _hash(path.read_text(encoding="utf-8")) not in {
+        if path.exists() and _hash(path.read_bytes()) not in {
             written.get(path.name),
-            _hash(text),
+            _hash(text.encode()),
         }:
             raise ValueError(
                 f"{path} is not as it was written here and may hold someone's answers: move it "
                 "away, or name another folder with OUT=."
             )
-    out.mkdir(parents=True, exist_ok=True)
     for path, text in texts.items():
         write_text(path, text)
-    write_text(
-        record, json.dumps({path.name: _hash(text) for path, text in texts.items()}, indent=1)
-    )
+    hashes = {path.name: _hash(text.encode()) for path, text in texts.items()}
+    write_text(record, json.dumps(hashes, indent=1))
     return list(texts)
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+def _record(path: Path) -> dict[str, str]:
+    """Read which files were written; of a damaged record nothing is believed."""
+    try:
+        written = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return written if isinstance(written, dict) else {}
 
 
-def main() -> None:
+def _hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@command
+def main(arguments: list[str] | None = None) -> None:
     """Write the student versions of all lessons."""
     parser = argparse.ArgumentParser(prog="python -m tools.classroom", description=main.__doc__)
     parser.add_argument("--out", type=Path, default=LESSONS.parent / "student")
-    out = parser.parse_args().out
-    try:
+    with output_folder(parser.parse_args(arguments).out) as out:
         print(f"{len(write_student_versions(out))} lessons without solutions in {out}")
-    except ValueError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from helpers.colab import project
-from helpers.storage import write_text
+from helpers.storage import read_text, write_text
+from tools.command import command
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESSED = ("README.md", "CITATION.cff", "notebooks/[0-9]*.ipynb", "pyproject.toml")  # it last
@@ -53,7 +54,7 @@ def move_to(new: str, root: Path = ROOT) -> list[Path]:
             "https://github.com/owner/name."
         )
     paths = [path for pattern in ADDRESSED for path in sorted(root.glob(pattern))]
-    texts = {path: path.read_text(encoding="utf-8") for path in paths}
+    texts = {path: read_text(path) for path in paths}
     # A move that was cut short has left some files at another address than pyproject.toml's.
     present = {repository(root)}.union(*(BADGE.findall(text) for text in texts.values()))
     names = "|".join(map(re.escape, sorted(present)))
@@ -96,17 +97,15 @@ def _replace(path: Path, text: str) -> None:
     path.chmod(mode)
 
 
-def main() -> None:
+@command
+def main(arguments: list[str] | None = None) -> None:
     """Write where the repository is into the project and its lessons."""
     parser = argparse.ArgumentParser(prog="python -m tools.colab", description=main.__doc__)
     parser.add_argument("repository", nargs="?", help="owner/name on GitHub; else git's origin")
-    asked = parser.parse_args().repository
-    try:
-        changed = move_to(origin() if asked is None else asked)
-    except RepositoryError as error:
-        sys.exit(str(error))
+    asked = parser.parse_args(arguments).repository
+    changed = move_to(origin() if asked is None else asked)
     print(f"{repository()} now stands in {len(changed)} more files.")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -23,12 +23,17 @@ from traitlets.config import Config
 
 from helpers.audio import load_clip
 from helpers.editing.interpolation import check_eta
+from helpers.models.prompts import check_prompts
+from helpers.storage import output_folder, read_text, write_text
+from tools.command import command
 
 LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "00_quickstart.ipynb"
+ROOM = 20e6  # bytes that the results take, and a little more
 WIDGET = "application/vnd.jupyter.widget-view+json"
 ENGINE = "lesson"
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo.
 
@@ -43,18 +48,16 @@ def main(arguments: list[str] | None = None) -> int:
         0, or 1 if the lesson stopped, or 2 if the input cannot be used; the reason is on stderr.
     """
     options = _parser().parse_args(arguments)
-    try:
-        _check(options)
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        edit(options.out, lesson_parameters(options))
-    except PapermillExecutionError as error:
-        print(f"The lesson stopped: {error.evalue}", file=sys.stderr)
-        print(f"The rest is in {options.out / 'quickstart.ipynb'}.", file=sys.stderr)
-        return 1
-    report(options.out)
+    _check(options)
+    with output_folder(options.out, ROOM) as out:
+        options.out = out
+        try:
+            edit(out, lesson_parameters(options))
+        except PapermillExecutionError as error:
+            print(f"The lesson stopped: {error.evalue}", file=sys.stderr)
+            print(f"The rest is in {out / 'quickstart.ipynb'}.", file=sys.stderr)
+            return 1
+        report(out)
     return 0
 
 
@@ -62,7 +65,7 @@ def lesson_parameters(options: argparse.Namespace) -> dict[str, object]:
     """Parameters for the lesson's cell; what was not asked for keeps its default."""
     asked = {"prompt": options.prompt, "eta": options.eta, "start": options.start}
     if options.audio is not None:
-        asked["audio_path"] = str(options.audio.resolve())
+        asked["audio_path"] = str(options.audio.expanduser().resolve())
     fixed = {"output_folder": str(options.out.resolve()), "other_prompt": ""}
     return {name: value for name, value in asked.items() if value is not None} | fixed
 
@@ -86,8 +89,8 @@ def edit(out: Path, parameters: dict[str, object]) -> None:
     notebook = out / "quickstart.ipynb"
     with tempfile.TemporaryDirectory() as sockets:
         papermill.execute_notebook(
-            LESSON,
-            notebook,
+            _literally(LESSON),
+            _literally(notebook),
             parameters,
             engine_name=ENGINE,
             progress_bar=False,
@@ -97,7 +100,12 @@ def edit(out: Path, parameters: dict[str, object]) -> None:
         )
     title = {"metadata": {"name": "Quickstart"}}
     page, _ = HTMLExporter().from_notebook_node(without_widgets(notebook), title)
-    (out / "quickstart.html").write_text(page, encoding="utf-8")
+    write_text(out / "quickstart.html", page)
+
+
+def _literally(path: Path) -> str:
+    """Return a path for papermill, which fills in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def without_widgets(path: Path) -> nbformat.NotebookNode:
@@ -112,7 +120,7 @@ def without_widgets(path: Path) -> nbformat.NotebookNode:
 
 def report(out: Path) -> None:
     """Print the scores of the edit, and where things are."""
-    scores = json.loads((out / "scores.json").read_text(encoding="utf-8"))
+    scores = json.loads(read_text(out / "scores.json"))
     text, audio = scores["text_clap"], scores["audio_clap"]
     print(f"“{scores['prompt']}”, η = {scores['eta']:g}, {scores['clap']} CLAP")
     print(f"Text CLAP  {text:.3f}\nAudio CLAP {audio:.3f}\nsum        {text + audio:.3f}")
@@ -189,18 +197,21 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(options: argparse.Namespace) -> None:
     """Raise a ValueError with one sentence, before any work, if the input cannot be used."""
+    for path in (options.audio, options.out):
+        if path is not None and not _is_text(str(path)):
+            raise ValueError(f"The name {path} is not in UTF-8: name another file or folder.")
     if options.audio is not None:
-        load_clip(options.audio, options.start)
+        load_clip(options.audio.expanduser(), options.start)
     elif options.start is not None:
         raise ValueError("A start needs a recording: name one with --audio (AUDIO=path).")
-    if options.prompt is not None and not options.prompt.strip():
-        raise ValueError("The prompt is empty: describe the sound you want, e.g. 'a dog barking'.")
+    if options.prompt is not None:
+        check_prompts([options.prompt], None)
     if options.eta is not None:
         check_eta(options.eta)
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{options.out} cannot be made a folder: name another.") from error
+
+
+def _is_text(name: str) -> bool:
+    return name.encode("utf-8", "replace").decode() == name
 
 
 if __name__ == "__main__":

@@ -22,6 +22,8 @@ from nbformat import NotebookNode
 from tqdm.auto import tqdm
 
 from helpers.data import CACHE_VARIABLE
+from helpers.storage import write_text
+from tools.command import command
 
 LESSONS = Path(__file__).resolve().parent.parent / "notebooks"
 KEPT_METADATA = {"kernelspec", "language_info"}
@@ -59,7 +61,7 @@ def run_lesson(path: Path) -> str:
     )
     lesson, _ = clear.preprocess(lesson, {})
     fill_box(lesson, f"{seconds} (measured {date.today()})", memory)
-    nbformat.write(lesson, path)
+    write_text(path, nbformat.writes(lesson) + "\n")
     return f"{path.stem}: {seconds}, {memory}"
 
 
@@ -83,11 +85,12 @@ def fill_box(lesson: NotebookNode, computing: str, memory: str) -> None:
     raise ValueError("The lesson has no box 'Before you start'.")
 
 
-def main() -> None:
+@command
+def main(arguments: list[str] | None = None) -> None:
     """Run the lessons whose numbers are given, or all of them, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m tools.lessons", description=main.__doc__)
     parser.add_argument("numbers", nargs="*", help="00 01 …; all by default")
-    numbers = parser.parse_args().numbers or ["[0-9][0-9]"]
+    numbers = parser.parse_args(arguments).numbers or ["[0-9][0-9]"]
     paths = sorted(path for number in numbers for path in LESSONS.glob(f"{number}_*.ipynb"))
     if not paths:
         parser.error(f"there is no lesson {' '.join(numbers)} in {LESSONS}")
@@ -97,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

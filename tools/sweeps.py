@@ -21,7 +21,14 @@ from helpers.evaluation.clap import load_clap
 from helpers.evaluation.classifier import classifier_weights
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.pocket import load_pocket
-from helpers.storage import Provenance, content_hash, read_records, write_records, write_text
+from helpers.storage import (
+    Provenance,
+    content_hash,
+    output_folder,
+    read_records,
+    write_records,
+    write_table,
+)
 from helpers.sweeps import (
     FOLDER,
     PAIR_SET,
@@ -34,6 +41,7 @@ from helpers.sweeps import (
     read_rows,
     table_path,
 )
+from tools.command import command
 
 RECORDS = "provenance.json"
 
@@ -69,17 +77,18 @@ def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
     Rows that were made from something else are thrown away first.
     """
     path, now = table_path(name, folder), made_from(model)
-    records = read_records(folder / RECORDS)
-    if records.get(name) != now:
-        path.unlink(missing_ok=True)
-        write_records(folder / RECORDS, records | {name: now})
-    points = SWEEPS[name][0]()
-    rows = read_rows(path) if path.exists() else []
-    missing = _missing(points, rows)
-    done = len(points) - len(missing)
-    for point in tqdm(missing, desc=name, initial=done, total=len(points)):
-        rows.append(measure(name, model, point))
-        _write_rows(path, rows)
+    with output_folder(folder):
+        records = read_records(folder / RECORDS)
+        if records.get(name) != now:
+            path.unlink(missing_ok=True)
+            write_records(folder / RECORDS, records | {name: now})
+        points = SWEEPS[name][0]()
+        rows = read_rows(path) if path.exists() else []
+        missing = _missing(points, rows)
+        done = len(points) - len(missing)
+        for point in tqdm(missing, desc=name, initial=done, total=len(points)):
+            rows.append(measure(name, model, point))
+            _write_rows(path, rows)
 
 
 def made_from(model: LatentAudioModel) -> Provenance:
@@ -102,23 +111,21 @@ def _write_rows(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(path, table.getvalue())
+    write_table(path, table.getvalue())
 
 
-def main() -> None:
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
     """Compute what is missing of the sweeps, or of those that are named."""
     parser = argparse.ArgumentParser(prog="python -m tools.sweeps", description=main.__doc__)
     parser.add_argument("names", nargs="*", help=", ".join(SWEEPS))
-    names = parser.parse_args().names or list(SWEEPS)
-    try:
-        for name in names:
-            check_name(name)
-    except ValueError as error:
-        sys.exit(str(error))
+    names = parser.parse_args(arguments).names or list(SWEEPS)
+    for name in names:
+        check_name(name)
     for name in names:
         run(name, load_pocket())
         print(f"{name}: {len(load_sweep(name).rows)} rows in {table_path(name)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from pathlib import Path
 
@@ -23,18 +24,21 @@ from helpers.comparison.tables import Results
 from helpers.evaluation.clap import load_clap
 from helpers.evaluation.classifier import classifier_weights
 from helpers.methods import METHODS, Method, methods_for
-from helpers.models.latent_audio_model import OutOfMemory
 from helpers.pairs import EDITS, Pair, load_pairs
 from helpers.storage import (
     Provenance,
+    StorageError,
     content_hash,
+    output_folder,
     read_records,
     write_records,
     write_text,
     write_whole,
 )
+from tools.command import EXPECTED, command, told
 
 WRITTEN = ("summary.csv", "table1.md", "table1.html", "figure2.png", "figure4.png")
+ROOM = 50e6  # bytes that tables, figures and a few edits take
 SEAL = "report.json"  # written last: what the files beside it were made from
 QUICK_METHODS = ("ours-lora", "sdedit", "audioldm-inpainting")
 STYLE = (
@@ -44,6 +48,7 @@ STYLE = (
 )
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the comparison.
 
@@ -59,11 +64,26 @@ def main(arguments: list[str] | None = None) -> int:
         stderr), or 130 if it was interrupted.
     """
     options = _parser().parse_args(arguments)
-    try:
-        return _run(options)
-    except KeyboardInterrupt:
-        print("\nStopped: the same command goes on where it was.", file=sys.stderr)
-        return 130
+    pairs, methods, settings = _choose(options)
+    with output_folder(options.out, ROOM) as folder:
+        clap, model = load_clap(options.clap), load_model(options.model)
+        experiment = Experiment(model, clap, pairs, methods, folder, settings)
+        experiment.load_sources()
+        missing = experiment.missing()
+        try:
+            experiment.run()
+            written = write_report(experiment, _name(options))
+        except EXPECTED as error:
+            print(f"{told(error)} What was done so far is kept in {folder}.", file=sys.stderr)
+            return 1
+        if not missing and not written:
+            print(f"Nothing to do: {folder} holds all of it.")
+        else:
+            print(f"{len(missing)} sweeps were run, {len(experiment.scores())} edits are scored.")
+    print(f"Read:   {folder / 'table1.md'}, {folder / 'table1.html'}")
+    print(f"Look:   {folder / 'figure2.png'}, {folder / 'figure4.png'}")
+    print(f"Listen: {folder / 'audio'}")
+    return 0
 
 
 def quick(
@@ -108,8 +128,9 @@ def write_report(experiment: Experiment, pairs: str) -> bool:
     folder = experiment.folder
     seal = {"report": made_from(experiment, results)}
     whole = all((folder / name).is_file() for name in (*WRITTEN, SEAL))
-    if whole and read_records(folder / SEAL) == seal:
-        return False
+    with suppress(StorageError):  # a damaged one is written again
+        if whole and read_records(folder / SEAL) == seal:
+            return False
     (folder / SEAL).unlink(missing_ok=True)
     write_text(folder / "summary.csv", to_csv(results.summary()))
     write_text(folder / "table1.md", markdown(results))
@@ -176,31 +197,10 @@ def _player(title: str, audio: str) -> str:
     return f'<td>{escape(title)}<br><audio controls preload="none" src="{source}"></audio></td>'
 
 
-def _run(options: argparse.Namespace) -> int:
-    try:
-        experiment = _prepare(options)
-        missing = experiment.missing()
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
-    try:
-        experiment.run()
-        written = write_report(experiment, _name(options))
-    except (OutOfMemory, ArithmeticError, OSError, ValueError) as error:
-        print(f"{error} What was done so far is kept in {options.out}.", file=sys.stderr)
-        return 1
-    if not missing and not written:
-        print(f"Nothing to do: {options.out} holds all of it.")
-    else:
-        print(f"{len(missing)} sweeps were run, {len(experiment.scores())} edits are scored.")
-    print(f"Read:   {options.out / 'table1.md'}, {options.out / 'table1.html'}")
-    print(f"Look:   {options.out / 'figure2.png'}, {options.out / 'figure4.png'}")
-    print(f"Listen: {options.out / 'audio'}")
-    return 0
-
-
-def _prepare(options: argparse.Namespace) -> Experiment:
-    """Check and load everything, before any edit.
+def _choose(
+    options: argparse.Namespace,
+) -> tuple[list[Pair], dict[str, Method], dict[str, tuple[float, ...]]]:
+    """Return pairs, methods and settings that are asked for, before anything is loaded.
 
     Raises
     ------
@@ -209,7 +209,7 @@ def _prepare(options: argparse.Namespace) -> Experiment:
     """
     pairs = load_pairs(options.pairs)
     usual = options.model if options.model in METHODS else "paper"
-    methods = _choose(methods_for(options.preset or usual), options.methods)
+    methods = _named(methods_for(options.preset or usual), options.methods)
     settings = {}
     if options.quick:
         pairs, methods, settings = quick(pairs, methods)
@@ -217,18 +217,10 @@ def _prepare(options: argparse.Namespace) -> Experiment:
         raise ValueError(
             f"None of {', '.join(methods)} does an edit of {options.pairs}: choose other methods."
         )
-    try:
-        options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{options.out} cannot be made a folder: name another.") from error
-    clap = load_clap(options.clap)
-    model = load_model(options.model)
-    experiment = Experiment(model, clap, pairs, methods, options.out, settings)
-    experiment.load_sources()
-    return experiment
+    return pairs, methods, settings
 
 
-def _choose(methods: Mapping[str, Method], names: list[str] | None) -> dict[str, Method]:
+def _named(methods: Mapping[str, Method], names: list[str] | None) -> dict[str, Method]:
     """Return the named methods, or all of them."""
     if names is None:
         return dict(methods)

@@ -37,10 +37,13 @@ from helpers.editing.loading import load_model
 from helpers.editing.objective import training_target
 from helpers.editing.presets import PRESETS, EditSettings, preset
 from helpers.models import find_family, model_names
-from helpers.models.latent_audio_model import LatentAudioModel, OutOfMemory
+from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.published import read_weights
 from helpers.sounds.foley import synthesise
+from helpers.storage import output_folder, write_text
+from tools.command import command
 
+ROOM = 2e6  # bytes that report and recordings take
 STEPS = 10  # of Step 1 and of Step 2
 PROMPT = "Someone knocks on a wooden door."
 PACKAGES = ["torch", "diffusers", "transformers", "peft", "huggingface-hub"]
@@ -95,6 +98,7 @@ class Stopwatch:
         self.seconds[what] = time.perf_counter() - start
 
 
+@command
 def main(arguments: list[str] | None = None) -> int:
     """Run the verification.
 
@@ -110,15 +114,12 @@ def main(arguments: list[str] | None = None) -> int:
         stderr.
     """
     options = _parser().parse_args(arguments)
-    try:
+    with output_folder(options.out, ROOM) as folder:
         report = verify(
-            options.model, options.out, options.preset, options.device, options.sampling_steps
+            options.model, folder, options.preset, options.device, options.sampling_steps
         )
-    except (ValueError, ArithmeticError, OutOfMemory) as error:
-        print(error, file=sys.stderr)
-        return 2
     print(report.markdown())
-    print(f"This report and the recordings are in {options.out}.")
+    print(f"This report and the recordings are in {folder}.")
     return 0 if report.passed else 1
 
 
@@ -147,8 +148,7 @@ def verify(
     Raises
     ------
     ValueError
-        If there is no such model or preset, a file is missing or damaged, the device too small, or
-        the folder cannot be made.
+        If there is no such model or preset, a file is missing or damaged, or the device too small.
     DivergenceError
         If a loss is not a number.
     OutOfMemory
@@ -156,10 +156,6 @@ def verify(
     """
     settings = preset(preset_name)
     sampling = SamplingSettings(steps=sampling_steps)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be made a folder: name another.") from error
     clock = Stopwatch()
     with clock.measure("loading"):
         model = load_model(source, preset_name, device)
@@ -178,7 +174,7 @@ def verify(
         *((what, f"{seconds:.3f} s") for what, seconds in clock.seconds.items()),
         ("peak memory of the GPU", _peak_memory(model)),
     ]
-    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
+    write_text(folder / "report.md", report.markdown())
     return report
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import soundfile
 from tqdm.auto import tqdm
@@ -31,14 +32,15 @@ from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.pairs import Pair
 from helpers.storage import (
     Provenance,
+    clean,
     content_hash,
-    lock,
     read_records,
     sentence,
     write_records,
 )
 
 RECORDS = "provenance.json"
+ROUNDING = 2**-14  # of samples that were stored in 16 bits, at most
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ class Experiment:
         self._checked()
         for pair in self.pairs:
             path = self.folder / "audio" / pair.id / "source.flac"
-            if not path.exists() or self._stored.get(pair.id) != _record_of_pair(pair):
+            clean(path.parent)
+            kept = self._kept(path, pair)
+            if kept is None or np.abs(kept.waveform - pair.source.clip.waveform).max() > ROUNDING:
                 save_clip(pair.source.clip, path)
 
     def run(self, progress: bool = True) -> int:
@@ -139,13 +143,7 @@ class Experiment:
         ------
         ScoresError
             As :meth:`scores`.
-        StorageError
-            If another run writes to the folder.
         """
-        with lock(self.folder):
-            return self._run(progress)
-
-    def _run(self, progress: bool) -> int:
         missing = self.missing()
         if missing:
             write_records(self.folder / RECORDS, self._stored | self._records)
@@ -168,14 +166,26 @@ class Experiment:
     def edits(self, pair: Pair, method: str) -> list[Clip]:
         """Return a method's edits of a pair, one per setting, weakest first, as loud as written.
 
-        They are read where their audio was kept, and made again where it was not.
+        They are read where their audio was kept whole, and made again where it was not.
         """
         sweep = Sweep(pair, method, self.settings_of(method))
         paths = [self.folder / self.audio(pair.id, method, value) for value in sweep.settings]
-        if not all(path.is_file() for path in paths):
+        kept = [self._kept(path, pair) for path in paths]
+        if None in kept:
             self._edit(sweep)
             self._clear(sweep)
-        return [Clip(soundfile.read(path, dtype="float32")[0], path.stem) for path in paths]
+            kept = [self._kept(path, pair) for path in paths]
+        return kept
+
+    @staticmethod
+    def _kept(path: Path, pair: Pair) -> Clip | None:
+        """Read a file of a run; None if it is not there, damaged or not as long as its source."""
+        try:
+            waveform = soundfile.read(path, dtype="float32")[0]
+        except soundfile.SoundFileError:
+            return None
+        whole = len(waveform) == len(pair.source.clip.waveform)
+        return Clip(waveform, path.stem) if whole else None
 
     @staticmethod
     def audio(pair: str, method: str, setting: float) -> Path:

@@ -37,6 +37,7 @@ audio
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +53,7 @@ from helpers.evaluation.onsets import detect_events, offset_f1, onset_f1
 from helpers.evaluation.structure import envelope_correlation, log_spectral_distance
 from helpers.pairs import Pair
 from helpers.sounds.vocabulary import LABELS
-from helpers.storage import from_cell, to_cell, write_text
+from helpers.storage import StorageError, from_cell, read_table, to_cell, write_table
 
 KEY = ["pair", "method", "setting"]  # what tells rows apart
 MAY_BE_MISSING = ["event_f1", "envelope_correlation", "target_probability", "source_probability"]
@@ -138,23 +139,24 @@ def read_scores(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
     try:
-        scores = pd.read_csv(path, dtype=str, keep_default_na=False)
+        scores = pd.read_csv(StringIO(read_table(path)), dtype=str, keep_default_na=False)
         absent = dict.fromkeys(MAY_BE_MISSING, {"": np.nan})
         scores = scores.replace(absent).astype(COLUMNS)
         whole = list(scores) == list(COLUMNS) and not scores.duplicated(KEY).any()
         whole = whole and scores.drop(columns=MAY_BE_MISSING).notna().all(axis=None)
-    except (KeyError, ValueError):  # pandas' own errors are of the second kind
+    except (KeyError, ValueError, StorageError):  # pandas' own errors are of the second kind
         whole = False
     if not whole:
         raise ScoresError(
-            f"{path} cannot be read as a table of scores: delete it, or name another folder."
+            f"{path} cannot be read as the table of scores that was written: delete it, or name "
+            "another folder."
         )
     return scores.assign(prompt=scores["prompt"].map(from_cell))
 
 
 def write_scores(path: Path, scores: pd.DataFrame) -> None:
     """Write a table of scores, whole or not at all."""
-    write_text(path, to_csv(scores.assign(prompt=scores["prompt"].map(to_cell))))
+    write_table(path, to_csv(scores.assign(prompt=scores["prompt"].map(to_cell))))
 
 
 def to_csv(frame: pd.DataFrame) -> str:

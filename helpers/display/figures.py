@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
@@ -55,7 +56,7 @@ def spectrograms(clips: list[Clip], titles: list[str] | None = None) -> Figure:
     )
     for axis, level, title in zip(axes[:, 0], levels, titles, strict=True):
         image = _draw(axis, level - loudest)
-        axis.set_title(title, loc="left", fontsize=10)
+        axis.set_title(_shown(title), loc="left", fontsize=10, parse_math=False)
         axis.set_ylabel("kHz")
     axes[0, 0].set_yticks(_bins(TICKS), [f"{kilohertz:g}" for kilohertz in TICKS])
     axes[-1, 0].set_xlabel("time in seconds")
@@ -132,12 +133,14 @@ def strength_grid(source: Clip, methods: Sequence[Strengths]) -> Figure:
         for axis, level in zip(line, row, strict=False):
             axis.set_axis_on()
             image = _draw(axis, level - loudest)
-    axes[0, 0].set_title(source.name, loc="left", fontsize=9)
+    axes[0, 0].set_title(_shown(source.name), loc="left", fontsize=9, parse_math=False)
     axes[0, 0].set_ylabel("source\nkHz", fontsize=9)
     for line, method in zip(axes[1:], methods, strict=True):
-        line[0].set_ylabel(f"{method.title}\nkHz", fontsize=9)
+        line[0].set_ylabel(f"{_shown(method.title)}\nkHz", fontsize=9, parse_math=False)
         for axis, value in zip(line, method.values, strict=False):
-            axis.set_title(f"{method.knob} {value:g}", loc="left", fontsize=9)
+            axis.set_title(
+                _shown(f"{method.knob} {value:g}"), loc="left", fontsize=9, parse_math=False
+            )
     axes[0, 0].set_yticks(_bins(TICKS), [f"{kilohertz:g}" for kilohertz in TICKS])
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="upper"))
     for axis in axes[-1]:
@@ -207,13 +210,21 @@ def strength_curves(panels: Mapping[str, Sequence[Curves]]) -> Figure:
             for name, (low, mean, high) in curves.scores.items():
                 [line] = axis.plot(curves.values, mean, "o-", label=name, markersize=3)
                 axis.fill_between(curves.values, low, high, color=line.get_color(), alpha=0.2)
-            axis.set_title(f"{edit}: {curves.title}", loc="left", fontsize=9)
-            axis.set_xlabel(curves.knob, fontsize=9)
+            axis.set_title(
+                _shown(f"{edit}: {curves.title}"), loc="left", fontsize=9, parse_math=False
+            )
+            axis.set_xlabel(_shown(curves.knob), fontsize=9, parse_math=False)
             axis.tick_params(labelleft=True)
             axis.grid(alpha=0.3)
     drawn = next(axis for axis in axes.flat if axis.lines)
     figure.legend(*drawn.get_legend_handles_labels(), loc="outside upper right", ncols=3)
     return figure
+
+
+def _shown(text: str) -> str:
+    """Return a title with a box for what the font does not have, of which there are warnings."""
+    font = get_font(findfont(FontProperties()))
+    return "".join(c if font.get_char_index(ord(c)) else "□" for c in " ".join(text.split()))
 
 
 def _draw(axis: Axes, level: np.ndarray) -> AxesImage:

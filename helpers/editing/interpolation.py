@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import diffusers
 import torch
@@ -17,6 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from helpers.editing.optimisation import check_settings
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
@@ -60,11 +62,14 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}: sampling needs at least 1.")
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength is {self.strength:g}: choose above 0, up to 1.")
-        if not hasattr(getattr(diffusers, self.scheduler, None), "step"):
+        check_settings(self, steps=(Integral, 1), seed=(Integral, 0))
+        if self.guidance_scale is not None and not _is_number(self.guidance_scale):
+            raise ValueError(f"guidance_scale is {self.guidance_scale!r}: give a number, or None.")
+        if not (_is_number(self.strength) and 0 < self.strength <= 1):
+            raise ValueError(f"strength is {self.strength!r}: choose above 0, up to 1.")
+        if not (_is_number(self.ddim_eta) and 0 <= self.ddim_eta <= 1):
+            raise ValueError(f"ddim_eta is {self.ddim_eta!r}: choose from 0 to 1.")
+        if not _is_scheduler(str(self.scheduler)):
             raise ValueError(
                 f"diffusers has no scheduler {self.scheduler!r}: try DDIMScheduler, DDPMScheduler "
                 "or DPMSolverMultistepScheduler."
@@ -95,10 +100,45 @@ def interpolate(optimised: Conditioning, target: Conditioning, eta: float) -> Co
 
 
 def check_eta(eta: float) -> None:
-    """Raise a ValueError unless η is a number from −0.5 to 1.5."""
+    """Raise a ValueError unless η is a number from −0.5 to 1.5.
+
+    Lesson: 00.
+    """
     low, high = ETA_RANGE
-    if not (math.isfinite(eta) and low <= eta <= high):
-        raise ValueError(f"η is {eta}: choose from 0 (the recording) to 1 (the prompt).")
+    if not (_is_number(eta) and low <= eta <= high):
+        raise ValueError(f"η is {eta!r}: choose from 0 (the recording) to 1 (the prompt).")
+
+
+def check_sampling(model: LatentAudioModel, settings: SamplingSettings) -> None:
+    """Raise a ValueError unless a model can be sampled so: before minutes of Steps 1 and 2."""
+    longest = model.noise_schedule.config.num_train_timesteps
+    if settings.steps > longest:
+        raise ValueError(
+            f"steps is {settings.steps}: the model has {longest} timesteps, so choose up to that."
+        )
+    latent = torch.zeros(1, *model.latent_shape, device=model.device)
+    try:  # one step of nothing, since schedulers differ in what they want to be told
+        scheduler = model.sampler(getattr(diffusers, settings.scheduler))
+        scheduler.set_timesteps(settings.steps, device=model.device)
+        first = scheduler.timesteps[0]
+        latent = scheduler.scale_model_input(latent * scheduler.init_noise_sigma, first)
+        scheduler.step(latent, first, latent).prev_sample.view_as(latent)
+    except Exception as error:
+        raise ValueError(
+            f"{settings.scheduler} cannot sample this model in {settings.steps} steps: try "
+            "DDIMScheduler, DDPMScheduler or DPMSolverMultistepScheduler."
+        ) from error
+
+
+def _is_scheduler(name: str) -> bool:
+    try:
+        return hasattr(getattr(diffusers, name, None), "step")
+    except ImportError:  # of a package that it needs
+        return False
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @torch.no_grad()

@@ -6,13 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 import torch
 
 from helpers.audio import Clip
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
 from helpers.editing.inpainting import Gap, blank, latent_mask, paste
-from helpers.editing.interpolation import check_eta, interpolate, sample
+from helpers.editing.interpolation import check_eta, check_sampling, interpolate, sample
 from helpers.editing.optimisation import fingerprint
 from helpers.editing.presets import EditSettings, preset
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
@@ -43,7 +44,8 @@ class NonRigidEdit:
     Raises
     ------
     PromptError, MaskError, ValueError
-        For an empty prompt, a gap that does not fit, an unknown preset; before any work.
+        For an empty prompt, a gap that does not fit, an unknown preset, a sampler that cannot run;
+        before any work.
 
     Lesson: 00.
     """
@@ -60,6 +62,7 @@ class NonRigidEdit:
     ) -> None:
         self.settings = preset(settings) if isinstance(settings, str) else settings
         model = model.with_terminal_snr(self.settings.terminal_snr)
+        check_sampling(model, self.settings.sampling)
         self.mask = None if gap is None else latent_mask(clip, gap, model.latent_shape[1])
         self.target: Conditioning = model.embed_text(prompt)
         self.model = model
@@ -123,8 +126,8 @@ class NonRigidEdit:
         ValueError
             If there is no η or one is out of range.
         """
-        if len(etas) == 0:
-            raise ValueError("There is no η to edit with: give at least one, e.g. [0.5].")
+        if np.ndim(etas) != 1 or len(etas) == 0:
+            raise ValueError("There is no list of η to edit with: give at least one, e.g. [0.5].")
         for eta in etas:
             check_eta(eta)
         self.fit()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,6 +18,7 @@ from helpers.models.latent_audio_model import explain_memory_errors
 from helpers.storage import (
     Provenance,
     StorageError,
+    check_room,
     lock,
     open_checked,
     sentence,
@@ -248,17 +248,12 @@ class _Checkpoint:
 
     def hold(self, stack: ExitStack, run: _Run) -> None:
         """Lock it for this run, and see whether it can be written when the time comes."""
+        needed = 3 * sum(parameter.nbytes for parameter in run.parameters)  # Adam keeps two more
         try:
             stack.enter_context(lock(self.path))
+            check_room(self.path.parent, needed)
         except StorageError as error:
             raise CheckpointError(str(error)) from error
-        needed = 3 * sum(parameter.nbytes for parameter in run.parameters)  # Adam keeps two more
-        free = shutil.disk_usage(self.path.parent).free
-        if free < needed:
-            raise CheckpointError(
-                f"{self.path} needs {needed / 1e6:.0f} MB and its disk has {free / 1e6:.0f} MB "
-                "free: make room or name another folder."
-            )
 
     def is_due(self) -> bool:
         """Whether it is time to save again."""

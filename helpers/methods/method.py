@@ -6,9 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
+import numpy as np
 from torch import Tensor
 
 from helpers.audio import Clip
@@ -166,9 +168,9 @@ class Method(ABC):
 
     def check_setting(self, value: float) -> None:
         """Raise a ValueError for a setting out of range."""
-        if not 0 < value <= self.highest:
+        if not (isinstance(value, Real) and 0 < value <= self.highest):
             raise ValueError(
-                f"{self.name}'s {self.knob} is {value:g}: choose above 0, up to {self.highest:g}."
+                f"{self.name}'s {self.knob} is {value!r}: choose above 0, up to {self.highest:g}."
             )
 
     def with_sampling(self, **changes: object) -> Self:
@@ -177,7 +179,7 @@ class Method(ABC):
 
     def _check(self, settings: Sequence[float], gap: Gap | None) -> None:
         """Raise a ValueError for settings out of range and for a gap too many or too few."""
-        if len(settings) == 0:
+        if np.ndim(settings) != 1 or len(settings) == 0:
             raise ValueError(
                 f"{self.name} got no {self.knob} to edit with: give at least one, e.g. "
                 f"[{self.fixed_setting:g}]."

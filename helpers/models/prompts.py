@@ -9,6 +9,8 @@ from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
+from helpers.audio import Remark
+
 KEPT_WORDS = 6  # how many of the last words that are read a warning shows
 
 
@@ -33,6 +35,8 @@ def check_prompts(prompts: Sequence[str], text_encoder: object) -> None:
     """
     if not prompts or not all(isinstance(p, str) and _is_visible(p) for p in prompts):
         raise PromptError("The prompt is empty: describe the sound you want, e.g. 'a dog barking'.")
+    if any(prompt != prompt.encode("utf-8", "replace").decode() for prompt in prompts):
+        raise PromptError("The prompt holds bytes that are no text: type it again, in UTF-8.")
     for tokenizer, max_tokens in _tokenizers(text_encoder):
         for prompt in prompts:
             _check(prompt, tokenizer, max_tokens)
@@ -73,6 +77,7 @@ def _check(prompt: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> 
         warnings.warn(
             f"The text encoder cannot read {', '.join(map(repr, dict.fromkeys(unknown)))} in the "
             f"prompt {prompt!r}: use English words.",
+            Remark,
             stacklevel=4,
         )
     room = max_tokens - tokenizer.num_special_tokens_to_add()
@@ -81,6 +86,7 @@ def _check(prompt: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> 
         warnings.warn(
             f"The prompt is too long: the text encoder reads its first {len(words)} words, up to "
             f"“…{' '.join(words[-KEPT_WORDS:])}”; shorten it.",
+            Remark,
             stacklevel=4,
         )
 

@@ -12,6 +12,7 @@ import json
 import pickle
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -27,11 +28,13 @@ from huggingface_hub import (
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -68,9 +71,15 @@ def fetch(repository: str, sizes: Mapping[str, int], revision: str = "main") -> 
     Raises
     ------
     ModelFileError
-        If a file is not there and cannot be fetched, if the disk is too small, or if what came is
-        not what the hub has.
+        If there can be no such repository, a file is not there and cannot be fetched, the disk is
+        too small, or what came is not what the hub has.
     """
+    try:
+        validate_repo_id(repository or "")
+    except HFValidationError as error:
+        raise ModelFileError(
+            f"{repository!r} names no repository of the hub: correct the model's configuration."
+        ) from error
     cached = {name: _cached(repository, name, revision) for name in sizes}
     missing = [name for name, path in cached.items() if path is None]
     for path in filter(None, cached.values()):
@@ -163,7 +172,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        # What torch wrote before 2020 is no zip archive and cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
             f"{path} holds Python code, which is not run, or is no file of weights: get it from "

@@ -14,9 +14,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from functools import cache
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,49 +28,13 @@ from helpers.editing import optimisation
 from helpers.editing.optimisation import CheckpointError, optimise
 from helpers.storage import Provenance, StorageError, lock, write_text, write_whole
 
+from .attempts import Attempt, damage, killed, run
+from .commands import COMMANDS
+
 ATTEMPTS = 20
 STEPS = 30
 Result = tuple[list[float], torch.Tensor]
 OLD, NEW = b"old " * 5000, b"new " * 9000
-
-
-@dataclass
-class Count:
-    """What came of the attempts of a class."""
-
-    attempts: int = 0
-    lost: int = 0
-    wrong: int = 0
-    traceback: int = 0
-    examples: list[str] = field(default_factory=list)
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing went wrong."""
-        return not (self.lost or self.wrong or self.traceback)
-
-    def note(self, outcome: str, example: str) -> None:
-        """Count one attempt; its outcome is "", "lost", "wrong" or "traceback"."""
-        self.attempts += 1
-        if outcome:
-            setattr(self, outcome, getattr(self, outcome) + 1)
-            self.examples.append(f"{outcome}: {example}")
-
-
-Attempt = Callable[[Path, random.Random], str]
-
-
-def run(attempt: Attempt, attempts: int, seed: int) -> Count:
-    """Make seeded attempts, each in a new folder."""
-    count = Count()
-    for number in range(attempts):
-        generator = random.Random(f"{attempt.__name__} {seed} {number}")
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                count.note(attempt(Path(folder), generator), f"number {number}")
-            except Exception as error:  # whatever it is: no user should see it
-                count.note("traceback", f"number {number}: {error!r}")
-    return count
 
 
 # --- checkpoints ---------------------------------------------------------------------------------
@@ -122,15 +84,6 @@ def saved_at_every_step():
         yield
 
 
-def killed(work: Callable[[], object], seconds: float) -> None:
-    """Do something in another process, which is killed after a while."""
-    process = multiprocessing.get_context("fork").Process(target=work)
-    process.start()
-    process.join(seconds)
-    process.kill()
-    process.join()
-
-
 def checkpoints_of_killed_runs(folder: Path, generator: random.Random) -> str:
     """Kill a run three times and let it end."""
     checkpoint = folder / "run.pt"
@@ -144,25 +97,6 @@ def checkpoints_of_killed_runs(folder: Path, generator: random.Random) -> str:
     if not same(result):
         return "wrong"
     return "lost" if os.listdir(folder) != ["run.pt"] else ""  # leftovers
-
-
-def damage(content: bytes, generator: random.Random) -> bytes:
-    """Cut it, flip bits, lose a block, exchange two, or put a text in its place."""
-    damaged = bytearray(content)
-    place, other = (generator.randrange(len(content)) for _ in range(2))
-    match generator.choice(["cut", "bits", "bits", "bits", "block", "exchange", "text"]):
-        case "cut":
-            del damaged[place:]
-        case "bits":
-            for _ in range(generator.choice([1, 8])):
-                damaged[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
-        case "block":
-            damaged[place : place + 512] = bytes(len(damaged[place : place + 512]))
-        case "exchange":
-            damaged[place], damaged[other] = damaged[other], damaged[place]
-        case "text":
-            damaged = bytearray(b"no checkpoint")
-    return bytes(damaged)
 
 
 @cache
@@ -343,6 +277,7 @@ CLASSES: dict[str, Attempt] = {
     "texts of killed writers": texts_of_killed_writers,
     "folders of runs at once": folders_of_runs_at_once,
     "damaged downloads": damaged_downloads,
+    **COMMANDS,
 }
 
 

@@ -9,22 +9,25 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from pathlib import Path
 
 from helpers.data import cache_folder
+from tools.command import command
 from tools.pocket import report
 from tools.pocket.training import RECIPES, Trainer
 
 
-def main() -> None:
+@command
+def main(arguments: list[str] | None = None) -> None:
     """Run the named stages, or all of them in order."""
     parser = argparse.ArgumentParser(prog="python -m tools.pocket", description=main.__doc__)
     parser.add_argument("stages", nargs="*", help="corpus vae … unet, or report")
     parser.add_argument("--recipe", choices=RECIPES, default="cpu")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "pocket-training")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop a stage after these")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.stages == ["report"]:
         report.main()
         return
@@ -39,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -87,7 +87,7 @@ def train(
     Raises
     ------
     ValueError
-        If the checkpoint is of another schedule.
+        If the checkpoint is damaged or of another schedule.
     FloatingPointError
         If the loss is not finite.
     """
@@ -101,7 +101,12 @@ def train(
     ema = _average(model, schedule)
     step, hours, losses = 0, 0.0, []
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        try:
+            state = torch.load(checkpoint, map_location=device, weights_only=True)
+        except Exception as error:  # whatever a damaged file makes of reading
+            raise ValueError(
+                f"{checkpoint} is damaged: delete it, and the stage begins anew."
+            ) from error
         step, hours, losses = state["step"], state["hours"], state["losses"]
         if not schedule.agrees(Schedule(**state["schedule"]), step):
             raise ValueError(

@@ -108,6 +108,13 @@ def load_clap(name: str = "pocket") -> Clap:
     return import_module(f"{__name__}.{BACK_ENDS[back_end]}").load(checkpoint)
 
 
+def sentences(prompts: Sequence[str]) -> list[str]:
+    """Return prompts as a list; raise a ClapError for one alone, whose letters would be scored."""
+    if isinstance(prompts, str):
+        raise ClapError(f"One sentence is no list: write [{prompts!r}].")
+    return list(prompts)
+
+
 def require(package: str, environment: str) -> None:
     """Raise a ClapError that says how to get a back end's package unless it is installed."""
     if find_spec(package) is None:

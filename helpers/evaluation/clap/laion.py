@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.evaluation.clap import ClapError, require
+from helpers.evaluation.clap import ClapError, require, sentences
 from helpers.evaluation.clap.checkpoints import read_checkpoint
 from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models import ModelFileError
@@ -93,7 +93,7 @@ class LaionClap(WindowedClap):
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Projections of sentences, of which 77 tokens are read."""
-        return torch.from_numpy(self.model.get_text_embedding(list(prompts)))
+        return torch.from_numpy(self.model.get_text_embedding(sentences(prompts)))
 
 
 def load(checkpoint: str = "") -> LaionClap:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from helpers.evaluation.clap import ClapError, require
+from helpers.evaluation.clap import ClapError, require, sentences
 from helpers.evaluation.clap.checkpoints import read_checkpoint
 from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models import ModelFileError, find_device
@@ -96,7 +96,7 @@ class MsClap(WindowedClap):
         settings = self.wrapper.args
         ending = " <|endoftext|>" if settings.text_model == "gpt2" else ""
         tokens = self.wrapper.tokenizer(
-            [prompt + ending for prompt in prompts],
+            [prompt + ending for prompt in sentences(prompts)],
             max_length=settings.text_len,
             padding="max_length",
             truncation=True,

@@ -11,7 +11,7 @@ from torch import Tensor
 from helpers.audio import Clip
 from helpers.data import data_path
 from helpers.evaluation.audio_tower import PocketClapModel
-from helpers.evaluation.clap import Clap, ClapError
+from helpers.evaluation.clap import Clap, ClapError, sentences
 from helpers.models.minilm import load_minilm
 from helpers.storage import content_hash
 
@@ -43,7 +43,7 @@ class PocketClap(Clap):
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Projections of sentences, shape (prompts, 256); see :meth:`Clap.embed_text`."""
-        return self.model.embed_text(load_minilm().sentence(list(prompts)))
+        return self.model.embed_text(load_minilm().sentence(sentences(prompts)))
 
 
 def load(checkpoint: str = "") -> PocketClap:

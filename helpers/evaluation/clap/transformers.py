@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, ClapFeatureExtractor, ClapModel
 
-from helpers.evaluation.clap import ClapError
+from helpers.evaluation.clap import ClapError, sentences
 from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models import ModelFileError, find_device
 from helpers.models.published import check_sha256, load_tokenizer
@@ -79,7 +79,9 @@ class TransformersClap(WindowedClap):
     @torch.no_grad()
     def embed_text(self, prompts: Sequence[str]) -> Tensor:
         """Projections of sentences; those that are too long for the model are cut."""
-        tokens = self.tokenizer(list(prompts), padding=True, truncation=True, return_tensors="pt")
+        tokens = self.tokenizer(
+            sentences(prompts), padding=True, truncation=True, return_tensors="pt"
+        )
         features = self.model.get_text_features(
             input_ids=tokens["input_ids"].to(self.device),
             attention_mask=tokens["attention_mask"].to(self.device),
