@@ -34,9 +34,9 @@ from helpers.editing.embedding import optimise_embedding
 from helpers.editing.finetuning import finetune
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.loading import load_model
-from helpers.editing.objective import training_target
 from helpers.editing.presets import PRESETS, EditSettings, preset
 from helpers.models import find_family, model_names
+from helpers.models.kinds import training_target
 from helpers.models.latent_audio_model import LatentAudioModel, OutOfMemory
 from helpers.models.published import read_weights
 from helpers.sounds.foley import synthesise
@@ -288,7 +288,7 @@ def _check_generation(
     report.checks["the generated clip is finite and not silent"] = bool(
         np.isfinite(generated.waveform).all() and np.abs(generated.waveform).max() > 1e-3
     )
-    middle = model.noise_schedule.config.num_train_timesteps // 2
+    _, middle = _timesteps(model, 2)
     with torch.no_grad():
         heard, unheard = (model.predict(latent, middle, c) for c in (prompt, model.unconditional()))
     report.checks["the prompt changes the prediction"] = bool(
@@ -327,13 +327,19 @@ def _check_steps(
 
 
 def _loss_of_nothing(model: LatentAudioModel, latent: Tensor) -> float:
-    """Eq. 1 of a model that always answers zero, over all timesteps."""
-    schedule = model.noise_schedule
-    timesteps = torch.arange(0, schedule.config.num_train_timesteps, 10)
+    """Eq. 1 of a model that always answers zero, over a hundred timesteps."""
+    timesteps = _timesteps(model, 100).cpu()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((len(timesteps), *latent.shape[1:]), generator=generator)
-    target = training_target(schedule, latent.cpu().expand_as(noise), noise, timesteps)
+    target = training_target(model.noise_schedule, latent.cpu().expand_as(noise), noise, timesteps)
     return target.pow(2).mean().item()
+
+
+def _timesteps(model: LatentAudioModel, count: int) -> Tensor:
+    """So many timesteps, evenly spread, the noisiest first."""
+    scheduler = model.sampler()
+    scheduler.set_timesteps(count, device=model.device)
+    return scheduler.timesteps
 
 
 def _peak_memory(model: LatentAudioModel) -> str:

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from helpers.editing.interpolation import SamplingSettings
 from helpers.methods.method import Method, Task
+from helpers.models.kinds import FlowSchedule
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
@@ -80,9 +81,16 @@ def invert(
 
     Raises
     ------
+    ValueError
+        If the model is a flow, which has no such chain.
     OutOfMemory
         If the GPU's memory is too small.
     """
+    if isinstance(model.noise_schedule, FlowSchedule):
+        raise ValueError(
+            f"DDPM inversion is not defined for {model.name}, which learnt a flow and no DDPM "
+            "chain: use another method, such as SDEdit."
+        )
     scheduler = model.sampler(DDIMScheduler)
     scheduler.set_timesteps(steps, device=model.device)
     count = _steps_run(steps, share)

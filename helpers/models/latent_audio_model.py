@@ -17,19 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.audio import CLIP_SAMPLES, Clip
+from helpers.models import kinds
 from helpers.models.prompts import PromptError as PromptError
 from helpers.models.prompts import check_prompts
 from helpers.storage import Provenance, content_hash
 
-SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
-    "num_train_timesteps",
-    "beta_schedule",
-    "beta_start",
-    "beta_end",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-    "prediction_type",
-)
 TERMINAL_SNR = ("as trained", "zero")
 STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
 
@@ -172,7 +164,8 @@ class LatentAudioModel:
     vocoder : nn.Module
         A SpeechT5HifiGan or the like; turns log-mels (batch, 1024, 64) into waveforms at 16 kHz.
     noise_schedule : SchedulerMixin
-        The schedule that Eq. 1 is trained on (betas and ``prediction_type``) and samplers inherit.
+        The schedule that Eq. 1 is trained on and samplers inherit; it says which of the
+        :mod:`helpers.models.kinds` the model is.
     text_encoder : callable
         From a list of prompts to a :class:`Conditioning`.
     latent_shape : tuple of int
@@ -219,8 +212,8 @@ class LatentAudioModel:
 
     @property
     def schedule(self) -> dict[str, object]:
-        """The noise schedule's settings, and not ᾱ, whose last bits differ among processors."""
-        return {key: self.noise_schedule.config.get(key) for key in SCHEDULE}
+        """The noise schedule's settings; see :func:`helpers.models.kinds.settings`."""
+        return kinds.settings(self.noise_schedule)
 
     @property
     def fingerprint(self) -> str:
@@ -363,7 +356,7 @@ class LatentAudioModel:
         Parameters
         ----------
         terminal_snr : {"as trained", "zero"}
-            "as trained" returns the model itself.
+            "as trained" returns the model itself; "zero" too, if it was trained to pure noise.
 
         Returns
         -------
@@ -380,7 +373,7 @@ class LatentAudioModel:
             raise ValueError(
                 f"terminal_snr is {terminal_snr!r}: choose from {', '.join(TERMINAL_SNR)}."
             )
-        if terminal_snr == "as trained":
+        if terminal_snr == "as trained" or self._is_continuous:
             return self
         if self.noise_schedule.config.prediction_type == "epsilon":
             raise ValueError(
@@ -395,8 +388,25 @@ class LatentAudioModel:
     def sampler(
         self, scheduler: type[SchedulerMixin] = DDIMScheduler, **overrides: object
     ) -> SchedulerMixin:
-        """Any diffusers scheduler on this model's betas and prediction type."""
+        """Any diffusers scheduler on this model's betas and prediction type.
+
+        Raises
+        ------
+        ValueError
+            If the model was trained at continuous noise levels, where DDIM's step alone is known.
+        """
+        if self._is_continuous:
+            if scheduler is not DDIMScheduler:
+                raise ValueError(
+                    f"{self.name} was trained at continuous noise levels, which diffusers' "
+                    f"{scheduler.__name__} does not know: use DDIMScheduler."
+                )
+            scheduler = type(self.noise_schedule)
         return scheduler.from_config(self.noise_schedule.config, **overrides)
+
+    @property
+    def _is_continuous(self) -> bool:
+        return isinstance(self.noise_schedule, kinds.ContinuousSchedule)
 
     def _call_unet(self, latent: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         inputs = conditioning.to(self.device, self.dtype).unet_inputs()
