@@ -11,7 +11,7 @@ import torch
 from helpers.audio import Clip
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
-from helpers.editing.inpainting import Gap, blank, latent_mask, paste
+from helpers.editing.inpainting import Gap, blank, gap_mask, paste
 from helpers.editing.interpolation import check_eta, interpolate, sample
 from helpers.editing.optimisation import fingerprint
 from helpers.editing.presets import EditSettings, preset
@@ -60,7 +60,7 @@ class NonRigidEdit:
     ) -> None:
         self.settings = preset(settings) if isinstance(settings, str) else settings
         model = model.with_terminal_snr(self.settings.terminal_snr)
-        self.mask = None if gap is None else latent_mask(clip, gap, model.latent_shape[1])
+        self.mask = None if gap is None else gap_mask(model, clip, gap)
         self.target: Conditioning = model.embed_text(prompt)
         self.model = model
         self.clip = clip if gap is None else blank(clip, gap)
@@ -168,10 +168,11 @@ class NonRigidEdit:
     @property
     def _identity(self) -> str:
         """Fingerprint of what Step 1 depends on."""
+        heard = self.clip.take(self.model.sample_rate, self.model.channels)
         return fingerprint(
             self.model.fingerprint,
             self.model.dtype,
-            torch.from_numpy(self.clip.waveform),
+            torch.from_numpy(heard).squeeze(1),
             self.prompt,
             self.settings.embedding,
             self.gap,

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self
 from torch import Tensor
 
 from helpers.audio import Clip
-from helpers.editing.inpainting import Gap, blank, latent_mask, paste
+from helpers.editing.inpainting import Gap, blank, gap_mask, paste
 from helpers.editing.interpolation import SamplingSettings
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.pairs import EDITS
@@ -59,8 +59,7 @@ class Task:
         """Of the latent, shape (1, 1, time, 1), 1 where the recording is kept; none without gap."""
         if self.gap is None:
             return None
-        mask = latent_mask(self.clip, self.gap, self.model.latent_shape[1])
-        return mask.to(self.model.device)
+        return gap_mask(self.model, self.clip, self.gap).to(self.model.device)
 
     @cached_property
     def latent(self) -> Tensor:

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
+from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.audio import CLIP_SAMPLES, Clip
+from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip, Sound
 from helpers.models import kinds
 from helpers.models.prompts import PromptError as PromptError
 from helpers.models.prompts import check_prompts
@@ -159,9 +159,11 @@ class LatentAudioModel:
         What messages, tables and caches call it.
     unet : torch.nn.Module
         A diffusers UNet: ``unet(latent, timestep, **Conditioning.unet_inputs()).sample``.
-    vae : AutoencoderKL
-        Over log-mel spectrograms (batch, 1, 1024, 64); ``scaling_factor`` in its config.
-    vocoder : nn.Module
+        What of it stays as published when it is tuned is a buffer, not a parameter.
+    vae : torch.nn.Module
+        Over log-mel spectrograms (batch, 1, 1024, 64), or over waveforms (batch, channels,
+        samples) if there is no vocoder; with ``scaling_factor`` in its config, or 1.
+    vocoder : torch.nn.Module or None
         A SpeechT5HifiGan or the like; turns log-mels (batch, 1024, 64) into waveforms at 16 kHz.
     noise_schedule : SchedulerMixin
         The schedule that Eq. 1 is trained on and samplers inherit; it says which of the
@@ -169,24 +171,33 @@ class LatentAudioModel:
     text_encoder : callable
         From a list of prompts to a :class:`Conditioning`.
     latent_shape : tuple of int
-        (channels, time, mel) of one latent, e.g. (8, 256, 16).
+        (channels, time, mel) of one latent, e.g. (8, 256, 16); without a mel axis over waveforms.
     guidance_scale : float
         The model's usual classifier-free guidance scale.
+    sample_rate : int
+        Of the sound it takes and makes, in Hz.
+    channels : int
+        Of that sound.
+    clip_samples : int
+        Of its longest clip, which the latent's time axis stands for.
     """
 
     name: str
     unet: nn.Module
-    vae: AutoencoderKL
-    vocoder: nn.Module
+    vae: nn.Module
+    vocoder: nn.Module | None
     noise_schedule: SchedulerMixin
     text_encoder: Callable[[list[str]], Conditioning]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     guidance_scale: float = 3.0
+    sample_rate: int = SAMPLE_RATE
+    channels: int = 1
+    clip_samples: int = CLIP_SAMPLES
     _empty_prompt: Conditioning | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Freeze the weights and switch dropout off."""
-        for module in (self.unet, self.vae, self.vocoder):
+        for module in self.parts.values():
             module.eval().requires_grad_(False)
 
     @property
@@ -200,15 +211,26 @@ class LatentAudioModel:
         return next(self.unet.parameters()).dtype
 
     @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What is on :attr:`device`, by the names that stored results know."""
+        parts = {"UNet": self.unet, "autoencoder": self.vae, "vocoder": self.vocoder}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
     def weights(self) -> dict[str, str]:
         """SHA-256 of the contents of each part, for :class:`helpers.storage.Provenance`."""
         text = dict.fromkeys(_modules_of(self.text_encoder))  # each once, in order
-        return {
-            "UNet": content_hash(self.unet),
-            "autoencoder": content_hash(self.vae),
-            "vocoder": content_hash(self.vocoder),
-            "text encoder": content_hash(list(text)),
-        }
+        hashes = {name: content_hash(part) for name, part in self.parts.items()}
+        return hashes | {"text encoder": content_hash(list(text))}
+
+    @property
+    def frame_seconds(self) -> float:
+        """How long one latent frame lasts."""
+        return self.clip_samples / self.sample_rate / self.latent_shape[1]
+
+    @property
+    def _scale(self) -> float:
+        return self.vae.config.get("scaling_factor", 1.0)
 
     @property
     def schedule(self) -> dict[str, object]:
@@ -236,16 +258,25 @@ class LatentAudioModel:
             float32, shape (1, channels, time, mel), times the autoencoder's scaling factor.
         """
         with explain_memory_errors("encoding"):
-            log_mel = clip.log_mel().to(self.device, next(self.vae.parameters()).dtype)
-            posterior = self.vae.encode(log_mel).latent_dist
+            sound = clip.log_mel() if self.vocoder is not None else self._waveform(clip)
+            sound = sound.to(self.device, next(self.vae.parameters()).dtype)
+            posterior = self.vae.encode(sound).latent_dist
         latent = posterior.mode() if generator is None else posterior.sample(generator)
-        return latent.float() * self.vae.config.scaling_factor
+        return latent.float() * self._scale
+
+    def _waveform(self, clip: Clip) -> Tensor:
+        """Sound of a clip as a waveform's autoencoder takes it, (1, channels, samples), padded."""
+        samples = torch.from_numpy(clip.take(self.sample_rate, self.channels)).T
+        return functional.pad(samples, (0, self.clip_samples - samples.shape[1]))[None]
 
     @torch.no_grad()
     def decode_log_mel(self, latent: Tensor) -> Tensor:
-        """Log-mel spectrograms, float32, shape (batch, 1, 1024, 64), of scaled latents."""
+        """Log-mel spectrograms, float32, shape (batch, 1, 1024, 64), of scaled latents.
+
+        Of a model without a vocoder they are waveforms (batch, channels, samples).
+        """
         latent = latent.to(self.device, next(self.vae.parameters()).dtype)
-        return self.vae.decode(latent / self.vae.config.scaling_factor).sample.float()
+        return self.vae.decode(latent / self._scale).sample.float()
 
     @torch.no_grad()
     def vocode(self, log_mel: Tensor) -> Tensor:
@@ -254,7 +285,7 @@ class LatentAudioModel:
         return self.vocoder(log_mel[:, 0])[:, :CLIP_SAMPLES].float()
 
     def decode(self, latent: Tensor, like: Clip | None = None, name: str = "decoded") -> Clip:
-        """Sound of one latent (1, channels, time, mel), as long as ``like`` (else 10.24 s)."""
+        """Sound of one latent (1, channels, time, mel), as long as ``like``, else as can be."""
         [clip] = self.decode_batch(latent, like, [name])
         return clip
 
@@ -272,15 +303,20 @@ class LatentAudioModel:
         OutOfMemory
             If the GPU's memory is too small.
         """
-        samples = CLIP_SAMPLES if like is None else len(like.waveform)
+        samples = self.clip_samples if like is None else like.samples_at(self.sample_rate)
         with explain_memory_errors("decoding"):
-            log_mels = self.decode_log_mel(latents)
-            self._check_finite(log_mels, "log-mel")
-            waveforms = self.vocode(log_mels)[:, :samples].cpu()
+            waveforms = self.decode_log_mel(latents)
+            if self.vocoder is not None:
+                self._check_finite(waveforms, "log-mel")
+                waveforms = self.vocode(waveforms)[:, None]
+            waveforms = waveforms[..., :samples].cpu()
         self._check_finite(waveforms, "waveform")
-        waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1)
+        waveforms = waveforms / waveforms.abs().amax((1, 2), keepdim=True).clamp(min=1)
         names = names or ["decoded"] * len(waveforms)
-        return [Clip(w.numpy(), name) for w, name in zip(waveforms, names, strict=True)]
+        return [
+            Clip.made(Sound(waveform.T.numpy(), self.sample_rate), name)
+            for waveform, name in zip(waveforms, names, strict=True)
+        ]
 
     def _check_finite(self, values: Tensor, kind: str) -> None:
         if not values.isfinite().all():
