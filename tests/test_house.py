@@ -132,6 +132,11 @@ def test_lessons_reach_every_module_of_helpers():
     assert left <= {*WAITING, "helpers.colab"}
 
 
+def test_a_base_model_that_is_no_unet_is_named_in_its_own_file_alone():
+    named = {n for n, p in FILES.items() if re.search("stable.?audio", p.read_text("utf-8"), re.I)}
+    assert named == {"helpers.models", "helpers.models.stable_audio"}
+
+
 def test_contributing_names_the_floors():
     text = re.sub(r"\s+", " ", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
     assert (

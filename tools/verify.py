@@ -187,10 +187,7 @@ def _machine(model: LatentAudioModel, preset_name: str) -> list[tuple[str, str]]
     if device == "cuda":
         device = torch.cuda.get_device_name(model.device)
     rank = PRESETS[preset_name].finetuning.lora_rank
-    counts = {
-        part: sum(p.numel() for p in getattr(model, part).parameters())
-        for part in ("unet", "vae", "vocoder")
-    }
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts.items()}
     return [
         ("what", "value"),
         ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
@@ -239,24 +236,28 @@ def _file(folder: Path, path: Path) -> tuple[str, ...]:
 def _check_reconstruction(
     report: Report, clock: Stopwatch, model: LatentAudioModel, clip: Clip, folder: Path
 ) -> None:
-    """Log-mel errors of autoencoder, vocoder and both, beside that of the clip's mean spectrum."""
+    """Log-mel errors of autoencoder, vocoder and both, beside that of the clip's mean spectrum.
+
+    Of a model without a vocoder that of the autoencoder alone.
+    """
     log_mel = clip.log_mel()
     with clock.measure("encoding"):
         latent = model.encode(clip)
-    with clock.measure("decoding"):
-        decoded = model.decode_log_mel(latent)
-    with clock.measure("vocoder"):
-        vocoded = Clip(model.vocode(log_mel)[0].cpu().numpy())
-    both = model.decode(latent, clip, "reconstruction")
+    estimates = {}
+    if model.vocoder is not None:
+        with clock.measure("decoding"):
+            estimates["autoencoder"] = model.decode_log_mel(latent).cpu()
+        with clock.measure("vocoder"):
+            vocoded = Clip(model.vocode(log_mel)[0].cpu().numpy())
+        estimates["vocoder"] = vocoded.log_mel()
+    with clock.measure("decoding to sound"):
+        both = model.decode(latent, clip, "reconstruction")
     save_clip(both, folder / "reconstruction.wav")
+    estimates[" and ".join(estimates) or "autoencoder"] = both.log_mel()
 
     own = slice(clip.frames)  # the padding is not counted
-    estimates = {
-        "autoencoder": decoded.cpu(),
-        "vocoder": vocoded.log_mel(),
-        "autoencoder and vocoder": both.log_mel(),
-        "the clip's mean spectrum": log_mel[:, :, own].mean(2, keepdim=True).expand_as(log_mel),
-    }
+    mean = log_mel[:, :, own].mean(2, keepdim=True)
+    estimates["the clip's mean spectrum"] = mean.expand_as(log_mel)
     errors = {
         name: (estimate - log_mel)[:, :, own].abs().mean().item()
         for name, estimate in estimates.items()

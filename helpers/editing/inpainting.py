@@ -102,10 +102,30 @@ def latent_mask(
     return mask.float()[None, None, :, None]
 
 
-def gap_mask(model: LatentAudioModel, clip: Clip, gap: Gap) -> Tensor:
-    """:func:`latent_mask` in the shape of a model's latents, mel axis or none."""
-    mask = latent_mask(clip, gap, model.latent_shape[1], model.frame_seconds)
-    return mask.reshape(1, 1, -1, *[1] * (len(model.latent_shape) - 2))
+def known_mask(model: LatentAudioModel, clip: Clip, gap: Gap | None) -> Tensor | None:
+    """Where a latent is the recording's, 1, and where not: in the gap, and behind the clip's end.
+
+    Behind the end is what most models take for silence that belongs to the recording; those that
+    are told how long a clip is do not.
+
+    Returns
+    -------
+    torch.Tensor or None
+        float32, (1, 1, time, 1), or (1, 1, time) for a latent without a mel axis; None if all of it
+        is the recording's.
+
+    Raises
+    ------
+    MaskError
+        As :func:`latent_mask`.
+    """
+    frames = model.latent_shape[1]
+    mask = torch.ones(frames)
+    if gap is not None:
+        mask = latent_mask(clip, gap, frames, model.frame_seconds).flatten()
+    if model.timing is not None:
+        mask = mask * (torch.arange(frames) * model.frame_seconds < clip.seconds)
+    return None if mask.all() else mask.reshape(1, 1, -1, *[1] * (len(model.latent_shape) - 2))
 
 
 def blank(clip: Clip, gap: Gap) -> Clip:

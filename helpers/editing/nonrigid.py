@@ -11,7 +11,7 @@ import torch
 from helpers.audio import Clip
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
-from helpers.editing.inpainting import Gap, blank, gap_mask, paste
+from helpers.editing.inpainting import Gap, blank, known_mask, paste
 from helpers.editing.interpolation import check_eta, interpolate, sample
 from helpers.editing.optimisation import fingerprint
 from helpers.editing.presets import EditSettings, preset
@@ -60,8 +60,8 @@ class NonRigidEdit:
     ) -> None:
         self.settings = preset(settings) if isinstance(settings, str) else settings
         model = model.with_terminal_snr(self.settings.terminal_snr)
-        self.mask = None if gap is None else gap_mask(model, clip, gap)
-        self.target: Conditioning = model.embed_text(prompt)
+        self.mask = known_mask(model, clip, gap)
+        self.target: Conditioning = model.embed_text(prompt, clip.seconds)
         self.model = model
         self.clip = clip if gap is None else blank(clip, gap)
         self.prompt = prompt

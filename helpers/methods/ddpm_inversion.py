@@ -202,9 +202,12 @@ class DDPMInversion(Method):
     def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
         """See :meth:`helpers.methods.method.Method.latents`."""
         if task.source_prompt:
-            described = task.model.embed_text(task.source_prompt), self.source_guidance_scale
+            described = (
+                task.model.embed_text(task.source_prompt, task.clip.seconds),
+                self.source_guidance_scale,
+            )
         else:
-            described = task.model.unconditional(), 1.0
+            described = task.model.unconditional(beside=task.target), 1.0
         inversion = invert(
             task.model,
             task.latent,

@@ -16,7 +16,7 @@ from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip, Sound
+from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, AudioError, Clip, Sound
 from helpers.models import kinds
 from helpers.models.prompts import PromptError as PromptError
 from helpers.models.prompts import check_prompts
@@ -44,6 +44,9 @@ class Conditioning:
         One vector per item, (batch, width).  It is L2-normalised here, so that an optimised vector
         stays on the unit sphere on which the model was trained, and a linear interpolation of two
         of them becomes a normalised one (nlerp).
+    given : dict of str to torch.Tensor
+        Further inputs of the denoiser by name, (batch, …), such as how long the clip is: neither
+        optimised nor interpolated.
 
     Raises
     ------
@@ -56,6 +59,7 @@ class Conditioning:
     tokens: tuple[Tensor, ...] = ()
     masks: tuple[Tensor, ...] = ()
     pooled: Tensor | None = None
+    given: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the shapes and normalise."""
@@ -87,19 +91,23 @@ class Conditioning:
         return len(self.embeddings[0])
 
     def replace_embeddings(self, embeddings: list[Tensor]) -> Conditioning:
-        """Return the same masks with other :attr:`embeddings`, in the same order."""
+        """Return all else with other :attr:`embeddings`, in the same order."""
         streams = len(self.tokens)
         pooled = None if self.pooled is None else embeddings[streams]
-        return Conditioning(tuple(embeddings[:streams]), self.masks, pooled)
+        return replace(self, tokens=tuple(embeddings[:streams]), pooled=pooled)
 
     def detach(self) -> Conditioning:
         """Return a copy that shares neither memory nor gradients."""
         return self.replace_embeddings([e.detach().clone() for e in self.embeddings])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
-        """Return it on another device; the embeddings, not the masks, in another dtype."""
+        """Return it on another device; what is no mask in another dtype."""
         moved = self.replace_embeddings([e.to(device, dtype) for e in self.embeddings])
-        return Conditioning(moved.tokens, tuple(m.to(device) for m in self.masks), moved.pooled)
+        return replace(
+            moved,
+            masks=tuple(mask.to(device) for mask in self.masks),
+            given={name: value.to(device, dtype) for name, value in self.given.items()},
+        )
 
     def repeat(self, batch_size: int) -> Conditioning:
         """Return one item ``batch_size`` times; a batch of that size is returned as it is."""
@@ -110,12 +118,11 @@ class Conditioning:
     def pad_to(self, lengths: list[int]) -> Conditioning:
         """Pad each token stream with unattended zeros to a length (classifier-free guidance)."""
         missing = [n - mask.shape[1] for n, mask in zip(lengths, self.masks, strict=True)]
-        return Conditioning(
-            tuple(
-                functional.pad(t, (0, 0, 0, n)) for t, n in zip(self.tokens, missing, strict=True)
-            ),
-            tuple(functional.pad(m, (0, n)) for m, n in zip(self.masks, missing, strict=True)),
-            self.pooled,
+        tokens, masks = (zip(part, missing, strict=True) for part in (self.tokens, self.masks))
+        return replace(
+            self,
+            tokens=tuple(functional.pad(t, (0, 0, 0, n)) for t, n in tokens),
+            masks=tuple(functional.pad(m, (0, n)) for m, n in masks),
         )
 
     @staticmethod
@@ -128,10 +135,11 @@ class Conditioning:
             tuple(map(torch.cat, zip(*(item.tokens for item in items), strict=True))),
             tuple(map(torch.cat, zip(*(item.masks for item in items), strict=True))),
             None if items[0].pooled is None else torch.cat([item.pooled for item in items]),
+            {name: torch.cat([item.given[name] for item in items]) for name in items[0].given},
         )
 
     def unet_inputs(self) -> dict[str, Tensor | None]:
-        """Keyword arguments of a diffusers UNet.
+        """Keyword arguments of a diffusers UNet, or of what a builder puts in its place.
 
         TANGO's tokens are ``encoder_hidden_states``, AudioLDM 2's second stream
         ``encoder_hidden_states_1``, each with its ``encoder_attention_mask``; AudioLDM's pooled
@@ -143,7 +151,7 @@ class Conditioning:
             inputs[f"encoder_attention_mask{suffix}"] = mask
         if self.pooled is not None:
             inputs["class_labels"] = self.pooled
-        return inputs
+        return inputs | self.given
 
 
 @dataclass(eq=False)
@@ -180,6 +188,12 @@ class LatentAudioModel:
         Of that sound.
     clip_samples : int
         Of its longest clip, which the latent's time axis stands for.
+    timing : callable, optional
+        For models that are told how long a clip is: adds a length in seconds to a conditioning.
+        What lies behind it is silence, in neither the loss nor the result.
+    unconditional_beside : callable, optional
+        From a conditioning to the other branch of classifier-free guidance beside it; by default
+        that is the empty prompt.
     """
 
     name: str
@@ -193,6 +207,8 @@ class LatentAudioModel:
     sample_rate: int = SAMPLE_RATE
     channels: int = 1
     clip_samples: int = CLIP_SAMPLES
+    timing: Callable[[Conditioning, float], Conditioning] | None = None
+    unconditional_beside: Callable[[Conditioning], Conditioning] | None = None
     _empty_prompt: Conditioning | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -256,6 +272,11 @@ class LatentAudioModel:
         -------
         torch.Tensor
             float32, shape (1, channels, time, mel), times the autoencoder's scaling factor.
+
+        Raises
+        ------
+        AudioError
+            If the clip is longer than the model's longest.
         """
         with explain_memory_errors("encoding"):
             sound = clip.log_mel() if self.vocoder is not None else self._waveform(clip)
@@ -266,6 +287,11 @@ class LatentAudioModel:
 
     def _waveform(self, clip: Clip) -> Tensor:
         """Sound of a clip as a waveform's autoencoder takes it, (1, channels, samples), padded."""
+        if clip.samples_at(self.sample_rate) > self.clip_samples:
+            raise AudioError(
+                f"{clip.name} lasts {clip.seconds:.2f} s and {self.name} takes "
+                f"{self.clip_samples / self.sample_rate:.2f} s: take a part of it."
+            )
         samples = torch.from_numpy(clip.take(self.sample_rate, self.channels)).T
         return functional.pad(samples, (0, self.clip_samples - samples.shape[1]))[None]
 
@@ -324,8 +350,14 @@ class LatentAudioModel:
                 f"{self.name} produced a {kind} that is not finite: use bfloat16 or float32."
             )
 
-    def embed_text(self, prompts: str | list[str]) -> Conditioning:
+    def embed_text(self, prompts: str | list[str], seconds: float | None = None) -> Conditioning:
         """Conditioning of one prompt or of a batch of them, on the model's device, float32.
+
+        Parameters
+        ----------
+        prompts : str or list of str
+        seconds : float, optional
+            How long the clip is, for models that are told; by default as long as it can be.
 
         Raises
         ------
@@ -334,13 +366,24 @@ class LatentAudioModel:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         check_prompts(prompts, self.text_encoder)
-        return self._encode_text(prompts)
+        return self._encode_text(prompts, seconds)
 
-    def unconditional(self, batch_size: int = 1) -> Conditioning:
-        """Conditioning of the empty prompt, the other branch of classifier-free guidance."""
+    def unconditional(
+        self, batch_size: int = 1, beside: Conditioning | None = None
+    ) -> Conditioning:
+        """Conditioning of no prompt, the other branch of classifier-free guidance.
+
+        Parameters
+        ----------
+        batch_size : int
+        beside : Conditioning, optional
+            The prompt's, which tells models that are told it how long the clip is.
+        """
         if self._empty_prompt is None:
             self._empty_prompt = self._encode_text([""])
-        return self._empty_prompt.repeat(batch_size)
+        if self.unconditional_beside is None:
+            return self._empty_prompt.repeat(batch_size)
+        return self.unconditional_beside((beside or self._empty_prompt).repeat(batch_size))
 
     def predict(
         self,
@@ -360,7 +403,7 @@ class LatentAudioModel:
         conditioning : Conditioning
             Of ``batch`` items, or of one for all.
         guidance_scale : float
-            Other than 1, it extrapolates from the empty prompt's prediction u to the
+            Other than 1, it extrapolates from the unconditional prediction u to the
             conditional one c: u + scale · (c − u), both from one batched call.
 
         Returns
@@ -372,7 +415,7 @@ class LatentAudioModel:
         timesteps = torch.as_tensor(timestep, device=self.device).expand(len(latent))
         if guidance_scale == 1:
             return self._call_unet(latent, timesteps, conditioning)
-        both = Conditioning.cat([self.unconditional(len(latent)), conditioning])
+        both = Conditioning.cat([self.unconditional(len(latent), conditioning), conditioning])
         empty, conditional = self._call_unet(
             torch.cat([latent, latent]), torch.cat([timesteps, timesteps]), both
         ).chunk(2)
@@ -449,8 +492,12 @@ class LatentAudioModel:
         return self.unet(latent.to(self.dtype), timesteps, **inputs).sample.to(latent.dtype)
 
     @torch.no_grad()
-    def _encode_text(self, prompts: list[str]) -> Conditioning:
-        return self.text_encoder(prompts).to(self.device, torch.float32)
+    def _encode_text(self, prompts: list[str], seconds: float | None = None) -> Conditioning:
+        conditioning = self.text_encoder(prompts)
+        if self.timing is not None:
+            longest = self.clip_samples / self.sample_rate
+            conditioning = self.timing(conditioning, longest if seconds is None else seconds)
+        return conditioning.to(self.device, torch.float32)
 
 
 def _modules_of(encoder: object) -> Iterator[nn.Module]:
