@@ -142,7 +142,7 @@ class TestAgreement:
         assert_same(ours, conditional)
         assert_same(unguided, empty)
         theirs = empty + 7.0 * (conditional - empty)
-        assert (guided - theirs).abs().max() < 1e-4 * theirs.std()
+        assert (guided - theirs).abs().max() < 2e-5 * theirs.std()  # float32 times 7
         assert (conditional - empty).abs().max() > 1e-3
 
     def test_one_sampling_step(self, model, pipeline, noisy):
