@@ -142,12 +142,18 @@ class Clip:
         return librosa.util.fix_length(resampled, size=self.samples_at(sample_rate), axis=0)
 
     @classmethod
-    def made(cls, sound: Sound, name: str) -> Clip:
-        """Return what a model made as a clip, its level left as it is."""
+    def made(cls, sound: Sound, name: str, like: Clip | None = None) -> Clip:
+        """Return what a model made as a clip, its level left as it is.
+
+        Its waveform is as long as that of ``like``, the recording that was edited, whatever
+        rounding makes of another rate.
+        """
         if (sound.sample_rate, sound.samples.shape[1]) == (SAMPLE_RATE, 1):
             return cls(sound.samples[:, 0], name)
         mono = sound.samples.mean(1)
         waveform = librosa.resample(mono, orig_sr=sound.sample_rate, target_sr=SAMPLE_RATE)
+        if like is not None:
+            waveform = librosa.util.fix_length(waveform, size=len(like.waveform))
         return cls(waveform, name, sound)
 
     def log_mel(self) -> torch.Tensor:
@@ -526,8 +532,9 @@ def _as_it_came(waveform: np.ndarray, sample_rate: float) -> Sound | None:
     samples = samples[:, None] if samples.ndim == 1 else samples
     if (sample_rate, samples.shape[1]) == (SAMPLE_RATE, 1):
         return None
-    samples = np.nan_to_num(samples - samples.mean(0), posinf=0, neginf=0)
-    return Sound(samples * np.float32(PEAK / np.abs(samples).max()), round(sample_rate))
+    centred = samples - samples.mean(0, dtype=np.float64)
+    centred = np.nan_to_num(centred, posinf=0, neginf=0)
+    return Sound(np.float32(centred * (PEAK / np.abs(centred).max())), round(sample_rate))
 
 
 def _normalised(mono: np.ndarray, name: str) -> np.ndarray:

@@ -750,9 +750,9 @@ def test_a_clip_keeps_the_recording_with_its_rate_and_channels():
     assert sample_rate == 44_100
     assert np.abs(kept).max() == pytest.approx(0.5)
     assert kept.mean(0) == pytest.approx(np.zeros(2), abs=1e-5)
-    centred = samples - samples.mean(0)
+    centred = samples - samples.mean(0, dtype=float)
     assert kept == pytest.approx(centred / np.abs(centred).max() / 2, abs=1e-6)
-    assert clip.take(44_100, 2) is kept
+    assert np.array_equal(clip.take(44_100, 2), kept)
     assert clip.take(44_100, 1)[:, 0] == pytest.approx(kept.mean(1))
     assert clip.take(48_000, 2).shape == (48_000, 2)
     assert (clip.samples_at(44_100), clip.samples_at(SAMPLE_RATE)) == (44_100, 16_000)
@@ -781,6 +781,16 @@ def test_what_a_model_made_keeps_its_level_and_can_be_measured():
     assert pitch(made) == pytest.approx(440.0, abs=1.0)
     waveform = tone()
     assert Clip.made(Sound(waveform[:, None], SAMPLE_RATE), "mono").recording is None
+
+
+@pytest.mark.parametrize("samples", [44_100, 44_101, 44_117, 50_003])
+def test_what_was_made_of_a_recording_is_as_long_as_it_at_both_rates(samples):
+    source = Clip.from_waveform(stereo(seconds=2.0)[:samples], 44_100)
+    short = Clip(source.waveform[:-3], "at 16 kHz")
+    for clip in (source, short):
+        made = Clip.made(Sound(clip.take(44_100, 2), 44_100), "made", clip)
+        assert len(made.sound.samples) == clip.samples_at(44_100)
+        assert len(made.waveform) == len(clip.waveform)
 
 
 def test_a_recording_is_saved_as_it_came(tmp_path):

@@ -21,7 +21,7 @@ import soundfile
 import torch
 from tqdm.auto import tqdm
 
-from helpers.audio import Clip, save_clip
+from helpers.audio import Clip, Sound, save_clip
 from helpers.comparison.scores import COLUMNS, KEY, ScoresError, measure, read_scores, write_scores
 from helpers.editing.optimisation import fingerprint
 from helpers.evaluation.clap import Clap
@@ -152,7 +152,11 @@ class Experiment:
         if not all(path.is_file() for path in paths):
             self._edit(sweep)
             self._clear(sweep)
-        return [Clip(soundfile.read(path, dtype="float32")[0], path.stem) for path in paths]
+        sounds = [Sound(*soundfile.read(path, dtype="float32", always_2d=True)) for path in paths]
+        return [
+            Clip.made(sound, path.stem, pair.source.clip)
+            for sound, path in zip(sounds, paths, strict=True)
+        ]
 
     @staticmethod
     def audio(pair: str, method: str, setting: float) -> Path:

@@ -173,7 +173,7 @@ def paste(source: Clip, generated: Clip, gap: Gap, crossfade_seconds: float = 0.
     _fade_in(filling[::-1], observed[part.stop :][:longest])
     pasted = observed.copy()
     pasted[part] = filling
-    return Clip.made(Sound(pasted, sample_rate), generated.name)
+    return Clip.made(Sound(pasted, sample_rate), generated.name, source)
 
 
 def _fade_in(filling: np.ndarray, neighbour: np.ndarray) -> None:

@@ -340,7 +340,7 @@ class LatentAudioModel:
         waveforms = waveforms / waveforms.abs().amax((1, 2), keepdim=True).clamp(min=1)
         names = names or ["decoded"] * len(waveforms)
         return [
-            Clip.made(Sound(waveform.T.numpy(), self.sample_rate), name)
+            Clip.made(Sound(waveform.T.numpy(), self.sample_rate), name, like)
             for waveform, name in zip(waveforms, names, strict=True)
         ]
 
