@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import librosa
@@ -82,20 +83,40 @@ def _plainly(usual: Callable[..., str]) -> Callable[..., str]:
 warnings.formatwarning = _plainly(warnings.formatwarning)
 
 
+class Sound(NamedTuple):
+    """Samples at the rate and with the channels they came with.
+
+    Parameters
+    ----------
+    samples : np.ndarray
+        float32, shape (samples, channels).
+    sample_rate : int
+        In Hz.
+    """
+
+    samples: np.ndarray
+    sample_rate: int
+
+
 @dataclass(frozen=True)
 class Clip:
-    """A mono recording of at most 10.24 s at 16 kHz.
+    """A recording of at most 10.24 s: as everything here measures it, and as it came.
 
     Parameters
     ----------
     waveform : np.ndarray
-        float32, shape (samples,), within −1…1; the true length, without padding.
+        Mono at 16 kHz, which measures compare and most models take; float32, shape (samples,),
+        within −1…1; the true length, without padding.
     name : str
         What to call it in titles and messages.
+    recording : Sound, optional
+        At its own rate and with all channels, where it has more than the waveform: for listening,
+        and for models that take more.
     """
 
     waveform: np.ndarray
     name: str = "clip"
+    recording: Sound | None = None
 
     @property
     def seconds(self) -> float:
@@ -111,6 +132,50 @@ class Clip:
     def padded(self) -> np.ndarray:
         """The waveform zero-padded to 163,840 samples, float32."""
         return np.pad(self.waveform, (0, CLIP_SAMPLES - len(self.waveform)))
+
+    @property
+    def sound(self) -> Sound:
+        """The recording as it came; without one the waveform."""
+        return self.recording or Sound(self.waveform[:, None], SAMPLE_RATE)
+
+    def samples_at(self, sample_rate: int) -> int:
+        """How many samples it has at a rate in Hz."""
+        samples, own = (self.waveform, SAMPLE_RATE) if sample_rate == SAMPLE_RATE else self.sound
+        return round(len(samples) * sample_rate / own)
+
+    def take(self, sample_rate: int, channels: int) -> np.ndarray:
+        """Return the sound as a model takes it, float32, shape (samples, channels).
+
+        At 16 kHz with one channel it is the waveform.  Otherwise one channel is the mean of all, a
+        single one serves for several, and of too many the first are taken.
+        """
+        if (sample_rate, channels) == (SAMPLE_RATE, 1):
+            return self.waveform[:, None]
+        samples, own = self.sound
+        if channels == 1:
+            samples = samples.mean(1, keepdims=True)
+        elif samples.shape[1] == 1:
+            samples = samples.repeat(channels, axis=1)
+        samples = samples[:, :channels]
+        if sample_rate == own:
+            return samples
+        resampled = librosa.resample(samples, orig_sr=own, target_sr=sample_rate, axis=0)
+        return librosa.util.fix_length(resampled, size=self.samples_at(sample_rate), axis=0)
+
+    @classmethod
+    def made(cls, sound: Sound, name: str, like: Clip | None = None) -> Clip:
+        """Return what a model made as a clip, its level left as it is.
+
+        Its waveform is as long as that of ``like``, the recording that was edited, whatever
+        rounding makes of another rate.
+        """
+        if (sound.sample_rate, sound.samples.shape[1]) == (SAMPLE_RATE, 1):
+            return cls(sound.samples[:, 0], name)
+        mono = sound.samples.mean(1)
+        waveform = librosa.resample(mono, orig_sr=sound.sample_rate, target_sr=SAMPLE_RATE)
+        if like is not None:
+            waveform = librosa.util.fix_length(waveform, size=len(like.waveform))
+        return cls(waveform, name, sound)
 
     def log_mel(self) -> torch.Tensor:
         """Log-mel spectrogram of the padded clip, float32, shape (1, 1, 1024, 64)."""
@@ -138,7 +203,7 @@ class Clip:
                 f"{name} is longer than the {CLIP_SECONDS} s that a clip holds: take a part of it, "
                 "from a start in seconds."
             )
-        return cls(_normalised(mono, name), name)
+        return cls(_normalised(mono, name), name, _as_it_came(waveform, sample_rate))
 
 
 def load_clip(path: str | Path, start: float | None = None, seconds: float | None = None) -> Clip:
@@ -319,7 +384,7 @@ def _main(low: np.ndarray, high: np.ndarray, name: str) -> int:
 
 
 def save_clip(clip: Clip, path: str | Path) -> Path:
-    """Write a clip as 16-bit audio at 16 kHz, whole or not at all.
+    """Write a clip as 16-bit audio, as it came, whole or not at all.
 
     Parameters
     ----------
@@ -337,10 +402,11 @@ def save_clip(clip: Clip, path: str | Path) -> Path:
     path, kind = Path(path), Path(path).suffix[1:].upper()
     if kind not in ("WAV", "FLAC", "OGG"):
         raise AudioError(f"{path} names no format of audio: end it with .wav, .flac or .ogg.")
-    if not np.isfinite(clip.waveform).all():
+    samples, sample_rate = clip.sound
+    if not np.isfinite(samples).all():
         raise AudioError(f"{clip.name} holds NaN or infinite samples: edit again.")
-    samples = np.clip(clip.waveform, -1, 1)
-    write_whole(path, lambda file: soundfile.write(file, samples, SAMPLE_RATE, format=kind))
+    samples = np.clip(samples, -1, 1)
+    write_whole(path, lambda file: soundfile.write(file, samples, sample_rate, format=kind))
     return path
 
 
@@ -392,11 +458,20 @@ def match_loudness(clips: list[Clip], lufs: float = LISTENING_LUFS) -> list[Clip
         loudness = meter.integrated_loudness(clip.padded)
         gains.append(10 ** ((lufs - loudness) / 20) if np.isfinite(loudness) else 1.0)
     peak = max(
-        gain * float(np.abs(clip.waveform).max()) for gain, clip in zip(gains, clips, strict=True)
+        gain * float(np.abs(clip.sound.samples).max())
+        for gain, clip in zip(gains, clips, strict=True)
     )
     common = min(1.0, 0.98 / peak) if peak > 0 else 1.0
+
+    def louder(samples: np.ndarray, gain: float) -> np.ndarray:
+        return (samples * gain * common).astype(np.float32)
+
     return [
-        Clip((clip.waveform * gain * common).astype(np.float32), clip.name)
+        Clip(
+            louder(clip.waveform, gain),
+            clip.name,
+            clip.recording and Sound(louder(clip.sound.samples, gain), clip.sound.sample_rate),
+        )
         for gain, clip in zip(gains, clips, strict=True)
     ]
 
@@ -577,6 +652,17 @@ def _check_length(samples: int, name: str) -> None:
         raise AudioError(
             f"{name} lasts {samples / SAMPLE_RATE:.6g} s: use at least {SHORTEST_SECONDS} s."
         )
+
+
+def _as_it_came(waveform: np.ndarray, sample_rate: float) -> Sound | None:
+    """Return the samples at the level of a clip, unless they are mono at 16 kHz already."""
+    samples = np.asarray(waveform, np.float32)
+    samples = samples[:, None] if samples.ndim == 1 else samples
+    if (sample_rate, samples.shape[1]) == (SAMPLE_RATE, 1):
+        return None
+    centred = samples - samples.mean(0, dtype=np.float64)
+    centred = np.nan_to_num(centred, posinf=0, neginf=0)
+    return Sound(np.float32(centred * (PEAK / np.abs(centred).max())), round(sample_rate))
 
 
 def _normalised(mono: np.ndarray, name: str) -> np.ndarray:

@@ -321,13 +321,13 @@ def write_tiny_tango(folder: Path) -> Path:
     return folder
 
 
-def write_tiny_text_encoder(folder: Path) -> Path:
+def write_tiny_text_encoder(folder: Path, max_length: int = 512) -> Path:
     """Write the configuration and tokenizer of a FLAN-T5 that knows ten words and all letters."""
     folder.mkdir(parents=True, exist_ok=True)
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -20.0), ("▁", -10.0)]
     pieces += [(f"▁{word}", -2.0 - rank / 10) for rank, word in enumerate(WORDS)]
     pieces += [(letter, -9.0) for letter in ascii_lowercase]
-    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=max_length)
     tokenizer.save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(TINY_T5))
     return folder

@@ -27,6 +27,7 @@ from helpers.audio import (
     AudioError,
     Clip,
     Remark,
+    Sound,
     load_clip,
     load_windows,
     log_mel,
@@ -831,6 +832,80 @@ def test_time_runs_down_and_pitch_across():
     assert strongest[210:390].min() > 50
 
 
+# The recording as it came
+
+
+def stereo(sample_rate=44_100, seconds=1.0):
+    """Two tones, the right one half as loud, with an offset: (samples, 2)."""
+    left, right = (tone(seconds, f, sample_rate) for f in (440.0, 12_000.0))
+    return np.stack([left, 0.5 * right + 0.1], 1).astype(np.float32)
+
+
+def test_a_clip_keeps_the_recording_with_its_rate_and_channels():
+    samples = stereo()
+    clip = Clip.from_waveform(samples, 44_100)
+    kept, sample_rate = clip.sound
+    assert sample_rate == 44_100
+    assert np.abs(kept).max() == pytest.approx(0.5)
+    assert kept.mean(0) == pytest.approx(np.zeros(2), abs=1e-5)
+    centred = samples - samples.mean(0, dtype=float)
+    assert kept == pytest.approx(centred / np.abs(centred).max() / 2, abs=1e-6)
+    assert np.array_equal(clip.take(44_100, 2), kept)
+    assert clip.take(44_100, 1)[:, 0] == pytest.approx(kept.mean(1))
+    assert clip.take(48_000, 2).shape == (48_000, 2)
+    assert (clip.samples_at(44_100), clip.samples_at(SAMPLE_RATE)) == (44_100, 16_000)
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 44_100])
+def test_what_a_16_khz_model_takes_is_the_waveform_itself(sample_rate):
+    clip = Clip.from_waveform(stereo(sample_rate), sample_rate)
+    assert np.shares_memory(clip.take(SAMPLE_RATE, 1), clip.waveform)
+    alone = Clip.from_waveform(stereo(sample_rate)[:, 0], sample_rate)
+    assert np.array_equal(clip.waveform, alone.waveform)
+
+
+def test_a_recording_that_is_the_waveform_is_kept_once():
+    clip = Clip.from_waveform(tone(), SAMPLE_RATE)
+    assert clip.recording is None
+    assert clip.sound.sample_rate == SAMPLE_RATE
+    assert clip.take(32_000, 2).shape == (32_000, 2)
+    assert np.array_equal(*clip.take(32_000, 2).T)
+
+
+def test_what_a_model_made_keeps_its_level_and_can_be_measured():
+    made = Clip.made(Sound(0.8 * stereo(), 44_100), "made")
+    assert np.array_equal(made.sound.samples, 0.8 * stereo())
+    assert len(made.waveform) == SAMPLE_RATE
+    assert pitch(made) == pytest.approx(440.0, abs=1.0)
+    waveform = tone()
+    assert Clip.made(Sound(waveform[:, None], SAMPLE_RATE), "mono").recording is None
+
+
+@pytest.mark.parametrize("samples", [44_100, 44_101, 44_117, 50_003])
+def test_what_was_made_of_a_recording_is_as_long_as_it_at_both_rates(samples):
+    source = Clip.from_waveform(stereo(seconds=2.0)[:samples], 44_100)
+    short = Clip(source.waveform[:-3], "at 16 kHz")
+    for clip in (source, short):
+        made = Clip.made(Sound(clip.take(44_100, 2), 44_100), "made", clip)
+        assert len(made.sound.samples) == clip.samples_at(44_100)
+        assert len(made.waveform) == len(clip.waveform)
+
+
+def test_a_recording_is_saved_as_it_came(tmp_path):
+    clip = Clip.from_waveform(stereo(), 44_100)
+    waveform, sample_rate = read_audio(save_clip(clip, tmp_path / "stereo.wav"))
+    assert sample_rate == 44_100
+    assert waveform == pytest.approx(clip.sound.samples, abs=1e-4)
+
+
+def test_a_channel_that_holds_no_numbers_is_silent():
+    broken = stereo()
+    broken[10, 1] = np.nan
+    clip = Clip.from_waveform(broken, 44_100)
+    assert np.isfinite(clip.sound.samples).all()
+    assert np.abs(clip.sound.samples[:, 0]).max() == pytest.approx(0.5)
+
+
 # Listening
 
 
@@ -843,6 +918,14 @@ def test_clips_are_brought_to_the_same_loudness():
     assert [loudness(c) for c in match_loudness(clips)] == pytest.approx(
         [LISTENING_LUFS] * 2, abs=0.1
     )
+
+
+def test_a_recording_is_made_louder_with_its_waveform():
+    clip = Clip.from_waveform(0.05 * stereo(seconds=5.0), 44_100)
+    [matched] = match_loudness([clip])
+    gain = matched.waveform.max() / clip.waveform.max()
+    assert matched.sound.samples == pytest.approx(gain * clip.sound.samples, abs=1e-6)
+    assert matched.sound.sample_rate == 44_100
 
 
 def test_loudness_match_never_clips():

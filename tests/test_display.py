@@ -45,11 +45,11 @@ def figure(clips):
     plt.close(figure)
 
 
-def decoded(html: str) -> list[np.ndarray]:
+def decoded(html: str, sample_rate: int = SAMPLE_RATE) -> list[np.ndarray]:
     """What the players play."""
     sources = re.findall(r'<audio controls [^>]*src="data:audio/mpeg;base64,([^"]+)"', html)
     sounds = [soundfile.read(io.BytesIO(base64.b64decode(s, validate=True))) for s in sources]
-    assert {rate for _, rate in sounds} == {SAMPLE_RATE}
+    assert {rate for _, rate in sounds} == {sample_rate}
     return [waveform for waveform, _ in sounds]
 
 
@@ -74,6 +74,21 @@ def test_clicks_do_not_clip_when_compressed():
     clicks[8_000::16_000] = 1.0
     [waveform] = decoded(players([Clip.from_waveform(clicks, SAMPLE_RATE)]).data)
     assert 0.4 < np.abs(waveform).max() < 1.0
+
+
+@pytest.mark.parametrize(
+    ("rate", "channels", "played"), [(44_100, 2, 44_100), (22_050, 1, 22_050), (96_000, 6, 44_100)]
+)
+def test_a_recording_is_played_as_it_came_where_mp3_can(rate, channels, played):
+    time = np.arange(4 * rate) / rate
+    samples = np.stack([np.sin(2 * np.pi * 1_000 * (i + 1) * time) for i in range(channels)], 1)
+    clip = Clip.from_waveform(samples, rate)
+    [waveform] = decoded(players([clip]).data, played)
+    assert waveform.shape == ((4 * played,) if channels == 1 else (4 * played, 2))
+    left = waveform if channels == 1 else waveform[:, 0]
+    assert (
+        np.corrcoef(left, np.sin(2 * np.pi * 1_000 * np.arange(4 * played) / played))[0, 1] > 0.99
+    )
 
 
 def test_players_stand_in_one_table_under_their_titles(clips):

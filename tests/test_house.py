@@ -122,7 +122,7 @@ def test_no_lesson_imports_tools():
 
 def test_the_quickstart_reaches_few_modules():
     default = {name: {f"{name}.pocket"} for name in REGISTRIES}
-    assert len(reached(imported(code_of(LESSONS[0])), default)) <= 27
+    assert len(reached(imported(code_of(LESSONS[0])), default)) <= 28
 
 
 def test_lessons_reach_every_module_of_helpers():
@@ -130,6 +130,11 @@ def test_lessons_reach_every_module_of_helpers():
     packages = {name for name, path in FILES.items() if path.stem == "__init__"}
     left = {name for name in FILES if name.startswith("helpers.")} - used - packages
     assert left <= {*WAITING, "helpers.colab"}
+
+
+def test_a_base_model_that_is_no_unet_is_named_in_its_own_file_alone():
+    named = {n for n, p in FILES.items() if re.search("stable.?audio", p.read_text("utf-8"), re.I)}
+    assert named == {"helpers.models", "helpers.models.stable_audio"}
 
 
 def test_contributing_names_the_floors():

@@ -3,7 +3,7 @@ import pytest
 import torch
 from tiny import tiny_clip
 
-from helpers.audio import SAMPLE_RATE, Clip
+from helpers.audio import SAMPLE_RATE, Clip, Sound
 from helpers.editing.inpainting import Gap, MaskError, blank, latent_mask, paste, sample_mask
 
 GAP = Gap(1.0, 2.0)
@@ -99,3 +99,18 @@ def test_paste_has_no_click(generated):
 def test_a_gap_at_the_beginning_fades_at_its_end_only(clip, generated):
     pasted = paste(clip, generated, Gap(0, 1))
     assert np.array_equal(pasted.waveform[:15_000], generated.waveform[:15_000])
+
+
+def test_a_recording_is_blanked_and_pasted_at_its_own_rate():
+    noise = np.random.default_rng(0).uniform(-1, 1, (3 * 44_100, 2)).astype(np.float32)
+    source = Clip.from_waveform(noise, 44_100)
+    part = slice(44_100, 2 * 44_100)
+    silent = blank(source, GAP).sound.samples
+    assert not silent[part].any()
+    assert np.array_equal(silent[part.stop :], source.sound.samples[part.stop :])
+    made = Clip.made(Sound(np.full_like(noise, 0.25), 44_100), "made")
+    pasted = paste(source, made, GAP).sound
+    assert pasted.sample_rate == 44_100
+    assert np.array_equal(pasted.samples[: part.start], source.sound.samples[: part.start])
+    assert np.array_equal(pasted.samples[part.stop :], source.sound.samples[part.stop :])
+    assert (pasted.samples[part][2_000:-2_000] == 0.25).all()

@@ -34,9 +34,9 @@ from helpers.editing.embedding import optimise_embedding
 from helpers.editing.finetuning import finetune
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.loading import load_model
-from helpers.editing.objective import training_target
 from helpers.editing.presets import PRESETS, EditSettings, preset
 from helpers.models import find_family, model_names
+from helpers.models.kinds import training_target
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.published import read_weights
 from helpers.sounds.foley import synthesise
@@ -183,10 +183,7 @@ def _machine(model: LatentAudioModel, preset_name: str) -> list[tuple[str, str]]
     if device == "cuda":
         device = torch.cuda.get_device_name(model.device)
     rank = PRESETS[preset_name].finetuning.lora_rank
-    counts = {
-        part: sum(p.numel() for p in getattr(model, part).parameters())
-        for part in ("unet", "vae", "vocoder")
-    }
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.parts.items()}
     return [
         ("what", "value"),
         ("system", f"{platform.system()} {platform.machine()}, Python {platform.python_version()}"),
@@ -235,24 +232,28 @@ def _file(folder: Path, path: Path) -> tuple[str, ...]:
 def _check_reconstruction(
     report: Report, clock: Stopwatch, model: LatentAudioModel, clip: Clip, folder: Path
 ) -> None:
-    """Log-mel errors of autoencoder, vocoder and both, beside that of the clip's mean spectrum."""
+    """Log-mel errors of autoencoder, vocoder and both, beside that of the clip's mean spectrum.
+
+    Of a model without a vocoder that of the autoencoder alone.
+    """
     log_mel = clip.log_mel()
     with clock.measure("encoding"):
         latent = model.encode(clip)
-    with clock.measure("decoding"):
-        decoded = model.decode_log_mel(latent)
-    with clock.measure("vocoder"):
-        vocoded = Clip(model.vocode(log_mel)[0].cpu().numpy())
-    both = model.decode(latent, clip, "reconstruction")
+    estimates = {}
+    if model.vocoder is not None:
+        with clock.measure("decoding"):
+            estimates["autoencoder"] = model.decode_log_mel(latent).cpu()
+        with clock.measure("vocoder"):
+            vocoded = Clip(model.vocode(log_mel)[0].cpu().numpy())
+        estimates["vocoder"] = vocoded.log_mel()
+    with clock.measure("decoding to sound"):
+        both = model.decode(latent, clip, "reconstruction")
     save_clip(both, folder / "reconstruction.wav")
+    estimates[" and ".join(estimates) or "autoencoder"] = both.log_mel()
 
     own = slice(clip.frames)  # the padding is not counted
-    estimates = {
-        "autoencoder": decoded.cpu(),
-        "vocoder": vocoded.log_mel(),
-        "autoencoder and vocoder": both.log_mel(),
-        "the clip's mean spectrum": log_mel[:, :, own].mean(2, keepdim=True).expand_as(log_mel),
-    }
+    mean = log_mel[:, :, own].mean(2, keepdim=True)
+    estimates["the clip's mean spectrum"] = mean.expand_as(log_mel)
     errors = {
         name: (estimate - log_mel)[:, :, own].abs().mean().item()
         for name, estimate in estimates.items()
@@ -284,7 +285,7 @@ def _check_generation(
     report.checks["the generated clip is finite and not silent"] = bool(
         np.isfinite(generated.waveform).all() and np.abs(generated.waveform).max() > 1e-3
     )
-    middle = model.noise_schedule.config.num_train_timesteps // 2
+    _, middle = _timesteps(model, 2)
     with torch.no_grad():
         heard, unheard = (model.predict(latent, middle, c) for c in (prompt, model.unconditional()))
     report.checks["the prompt changes the prediction"] = bool(
@@ -323,13 +324,19 @@ def _check_steps(
 
 
 def _loss_of_nothing(model: LatentAudioModel, latent: Tensor) -> float:
-    """Eq. 1 of a model that always answers zero, over all timesteps."""
-    schedule = model.noise_schedule
-    timesteps = torch.arange(0, schedule.config.num_train_timesteps, 10)
+    """Eq. 1 of a model that always answers zero, over a hundred timesteps."""
+    timesteps = _timesteps(model, 100).cpu()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((len(timesteps), *latent.shape[1:]), generator=generator)
-    target = training_target(schedule, latent.cpu().expand_as(noise), noise, timesteps)
+    target = training_target(model.noise_schedule, latent.cpu().expand_as(noise), noise, timesteps)
     return target.pow(2).mean().item()
+
+
+def _timesteps(model: LatentAudioModel, count: int) -> Tensor:
+    """So many timesteps, evenly spread, the noisiest first."""
+    scheduler = model.sampler()
+    scheduler.set_timesteps(count, device=model.device)
+    return scheduler.timesteps
 
 
 def _peak_memory(model: LatentAudioModel) -> str:

@@ -23,7 +23,7 @@ import pandas as pd
 import soundfile
 from tqdm.auto import tqdm
 
-from helpers.audio import Clip, save_clip
+from helpers.audio import Clip, Sound, save_clip
 from helpers.comparison.scores import COLUMNS, KEY, ScoresError, measure, read_scores, write_scores
 from helpers.evaluation.clap import Clap
 from helpers.evaluation.classifier import classifier_weights
@@ -181,11 +181,12 @@ class Experiment:
     def _kept(path: Path, pair: Pair) -> Clip | None:
         """Read a file of a run; None if it is not there, damaged or not as long as its source."""
         try:
-            waveform = soundfile.read(path, dtype="float32")[0]
+            sound = Sound(*soundfile.read(path, dtype="float32", always_2d=True))
         except soundfile.SoundFileError:
             return None
-        whole = len(waveform) == len(pair.source.clip.waveform)
-        return Clip(waveform, path.stem) if whole else None
+        source = pair.source.clip
+        whole = abs(len(sound.samples) / sound.sample_rate - source.seconds) < 1e-3
+        return Clip.made(sound, path.stem, source) if whole else None
 
     @staticmethod
     def audio(pair: str, method: str, setting: float) -> Path:

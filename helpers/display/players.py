@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
-from helpers.audio import SAMPLE_RATE, Clip, match_loudness
+from helpers.audio import Clip, Sound, match_loudness
 
 if TYPE_CHECKING:
     from IPython.display import HTML
 
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 48_000, 44_100)  # Hz
 HEADROOM = 0.85  # highest peak before compression, which raises peaks by a few per cent
 
 
@@ -40,9 +41,11 @@ def players(clips: list[Clip], titles: list[str] | None = None) -> HTML:
     for title, clip in zip(titles, clips, strict=True):
         if not (clip.waveform.size and np.isfinite(clip.waveform).all()):
             raise ValueError(f"{title} holds no samples, or some that are no numbers: edit again.")
-    waveforms = [clip.waveform for clip in match_loudness(clips)]
-    gain = HEADROOM / max(HEADROOM, *(np.abs(waveform).max() for waveform in waveforms))
-    rows = [_row(title, gain * w) for title, w in zip(titles, waveforms, strict=True)]
+    sounds = [_playable(clip) for clip in match_loudness(clips)]
+    gain = HEADROOM / max(HEADROOM, *(np.abs(samples).max() for samples, _ in sounds))
+    rows = [
+        _row(t, gain * samples, rate) for t, (samples, rate) in zip(titles, sounds, strict=True)
+    ]
     return HTML(f"<table>{''.join(rows)}</table>")
 
 
@@ -57,15 +60,22 @@ def checked_titles(clips: list[Clip], titles: list[str] | None) -> list[str]:
     return titles
 
 
-def _row(title: str, waveform: np.ndarray) -> str:
-    source = f"data:audio/mpeg;base64,{base64.b64encode(_mp3(waveform)).decode()}"
+def _playable(clip: Clip) -> Sound:
+    """Return the recording as it came, or as near to that as MP3 can."""
+    samples, rate = clip.sound
+    rate = rate if rate in MP3_RATES else MP3_RATES[-1]
+    return Sound(clip.take(rate, min(2, samples.shape[1])), rate)
+
+
+def _row(title: str, samples: np.ndarray, sample_rate: int) -> str:
+    source = f"data:audio/mpeg;base64,{base64.b64encode(_mp3(samples, sample_rate)).decode()}"
     return (
         f'<tr><td style="text-align: left">{escape(title)}</td>'
         f'<td><audio controls preload="metadata" src="{source}"></audio></td></tr>'
     )
 
 
-def _mp3(waveform: np.ndarray) -> bytes:
+def _mp3(samples: np.ndarray, sample_rate: int) -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, waveform, SAMPLE_RATE, format="MP3", compression_level=0.2)
+    soundfile.write(file, samples, sample_rate, format="MP3", compression_level=0.2)
     return file.getvalue()

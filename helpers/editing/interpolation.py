@@ -111,7 +111,7 @@ def check_eta(eta: float) -> None:
 
 def check_sampling(model: LatentAudioModel, settings: SamplingSettings) -> None:
     """Raise a ValueError unless a model can be sampled so: before minutes of Steps 1 and 2."""
-    longest = model.noise_schedule.config.num_train_timesteps
+    longest = model.noise_schedule.config.get("num_train_timesteps", math.inf)
     if settings.steps > longest:
         raise ValueError(
             f"steps is {settings.steps}: the model has {longest} timesteps, so choose up to that."

@@ -106,7 +106,7 @@ def memory_needed(model: LatentAudioModel, settings: EditSettings, dtype: torch.
         Of the UNet.
     """
     nn.Module.to(model.unet, dtype)  # diffusers' own `to` warns of nothing
-    weights = _bytes(model.unet) + _bytes(model.vae) + _bytes(model.vocoder)
+    weights = sum(map(_bytes, model.parts.values()))
     prompt = model.embed_text("a prompt of the usual length")
     noisy = torch.zeros(settings.finetuning.batch_size, *model.latent_shape, device="meta")
     finetuning = settings.finetuning

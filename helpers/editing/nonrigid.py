@@ -12,7 +12,7 @@ import torch
 from helpers.audio import Clip
 from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
-from helpers.editing.inpainting import Gap, blank, latent_mask, paste
+from helpers.editing.inpainting import Gap, blank, known_mask, paste
 from helpers.editing.interpolation import check_eta, check_sampling, interpolate, sample
 from helpers.editing.optimisation import fingerprint
 from helpers.editing.presets import EditSettings, preset
@@ -63,8 +63,8 @@ class NonRigidEdit:
         self.settings = preset(settings) if isinstance(settings, str) else settings
         model = model.with_terminal_snr(self.settings.terminal_snr)
         check_sampling(model, self.settings.sampling)
-        self.mask = None if gap is None else latent_mask(clip, gap, model.latent_shape[1])
-        self.target: Conditioning = model.embed_text(prompt)
+        self.mask = known_mask(model, clip, gap)
+        self.target: Conditioning = model.embed_text(prompt, clip.seconds)
         self.model = model
         self.clip = clip if gap is None else blank(clip, gap)
         self.prompt = prompt
@@ -171,10 +171,11 @@ class NonRigidEdit:
     @property
     def _identity(self) -> str:
         """Fingerprint of what Step 1 depends on."""
+        heard = self.clip.take(self.model.sample_rate, self.model.channels)
         return fingerprint(
             self.model.fingerprint,
             self.model.dtype,
-            torch.from_numpy(self.clip.waveform),
+            torch.from_numpy(heard).squeeze(1),
             self.prompt,
             self.settings.embedding,
             self.gap,

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from helpers.editing.interpolation import SamplingSettings
 from helpers.methods.method import Method, Task
+from helpers.models.kinds import FlowSchedule
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
@@ -80,9 +81,16 @@ def invert(
 
     Raises
     ------
+    ValueError
+        If the model is a flow, which has no such chain.
     OutOfMemory
         If the GPU's memory is too small.
     """
+    if isinstance(model.noise_schedule, FlowSchedule):
+        raise ValueError(
+            f"DDPM inversion is not defined for {model.name}, which learnt a flow and no DDPM "
+            "chain: use another method, such as SDEdit."
+        )
     scheduler = model.sampler(DDIMScheduler)
     scheduler.set_timesteps(steps, device=model.device)
     count = _steps_run(steps, share)
@@ -194,9 +202,12 @@ class DDPMInversion(Method):
     def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
         """See :meth:`helpers.methods.method.Method.latents`."""
         if task.source_prompt:
-            described = task.model.embed_text(task.source_prompt), self.source_guidance_scale
+            described = (
+                task.model.embed_text(task.source_prompt, task.clip.seconds),
+                self.source_guidance_scale,
+            )
         else:
-            described = task.model.unconditional(), 1.0
+            described = task.model.unconditional(beside=task.target), 1.0
         inversion = invert(
             task.model,
             task.latent,

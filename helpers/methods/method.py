@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from helpers.audio import Clip
-from helpers.editing.inpainting import Gap, blank, latent_mask, paste
+from helpers.editing.inpainting import Gap, blank, known_mask, paste
 from helpers.editing.interpolation import SamplingSettings
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.pairs import EDITS
@@ -54,15 +54,13 @@ class Task:
     @cached_property
     def target(self) -> Conditioning:
         """Embedding of the prompt."""
-        return self.model.embed_text(self.prompt)
+        return self.model.embed_text(self.prompt, self.clip.seconds)
 
     @cached_property
     def mask(self) -> Tensor | None:
-        """Of the latent, shape (1, 1, time, 1), 1 where the recording is kept; none without gap."""
-        if self.gap is None:
-            return None
-        mask = latent_mask(self.clip, self.gap, self.model.latent_shape[1])
-        return mask.to(self.model.device)
+        """Of the latent, 1 where it is the recording's; see :func:`known_mask`."""
+        mask = known_mask(self.model, self.clip, self.gap)
+        return None if mask is None else mask.to(self.model.device)
 
     @cached_property
     def latent(self) -> Tensor:

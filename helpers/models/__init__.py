@@ -16,7 +16,7 @@ import torch
 
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 
-FAMILIES = ("pocket", "tango", "audioldm", "audioldm2")  # files
+FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio")  # files
 
 
 class ModelFileError(ValueError):
@@ -83,8 +83,8 @@ def find_family(source: str | Path) -> Family:
                 return family
         raise ModelFileError(
             f"{folder} holds no model that can be loaded: give a folder with the published files "
-            "of TANGO (main_config.json and the rest), AudioLDM or AudioLDM 2, or one that "
-            "convert() made."
+            "of a model that is known (TANGO's main_config.json and the rest, or a folder in "
+            "diffusers' layout), or one that convert() made."
         )
     names = model_names()
     close = difflib.get_close_matches(str(source).rsplit("/")[-1].lower(), names, n=1, cutoff=0.6)

@@ -12,24 +12,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, SchedulerMixin
+from diffusers import DDIMScheduler, SchedulerMixin
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.audio import CLIP_SAMPLES, Clip
+from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, AudioError, Clip, Sound
+from helpers.models import kinds
 from helpers.models.prompts import PromptError as PromptError
 from helpers.models.prompts import check_prompts
 from helpers.storage import Provenance, content_hash
 
-SCHEDULE = (  # what decides ᾱ, and what the UNet's output means
-    "num_train_timesteps",
-    "beta_schedule",
-    "beta_start",
-    "beta_end",
-    "trained_betas",
-    "rescale_betas_zero_snr",
-    "prediction_type",
-)
 TERMINAL_SNR = ("as trained", "zero")
 STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
 
@@ -52,6 +44,9 @@ class Conditioning:
         One vector per item, (batch, width).  It is L2-normalised here, so that an optimised vector
         stays on the unit sphere on which the model was trained, and a linear interpolation of two
         of them becomes a normalised one (nlerp).
+    given : dict of str to torch.Tensor
+        Further inputs of the denoiser by name, (batch, …), such as how long the clip is: neither
+        optimised nor interpolated.
 
     Raises
     ------
@@ -64,6 +59,7 @@ class Conditioning:
     tokens: tuple[Tensor, ...] = ()
     masks: tuple[Tensor, ...] = ()
     pooled: Tensor | None = None
+    given: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check the shapes and normalise."""
@@ -95,19 +91,23 @@ class Conditioning:
         return len(self.embeddings[0])
 
     def replace_embeddings(self, embeddings: list[Tensor]) -> Conditioning:
-        """Return the same masks with other :attr:`embeddings`, in the same order."""
+        """Return all else with other :attr:`embeddings`, in the same order."""
         streams = len(self.tokens)
         pooled = None if self.pooled is None else embeddings[streams]
-        return Conditioning(tuple(embeddings[:streams]), self.masks, pooled)
+        return replace(self, tokens=tuple(embeddings[:streams]), pooled=pooled)
 
     def detach(self) -> Conditioning:
         """Return a copy that shares neither memory nor gradients."""
         return self.replace_embeddings([e.detach().clone() for e in self.embeddings])
 
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Conditioning:
-        """Return it on another device; the embeddings, not the masks, in another dtype."""
+        """Return it on another device; what is no mask in another dtype."""
         moved = self.replace_embeddings([e.to(device, dtype) for e in self.embeddings])
-        return Conditioning(moved.tokens, tuple(m.to(device) for m in self.masks), moved.pooled)
+        return replace(
+            moved,
+            masks=tuple(mask.to(device) for mask in self.masks),
+            given={name: value.to(device, dtype) for name, value in self.given.items()},
+        )
 
     def repeat(self, batch_size: int) -> Conditioning:
         """Return one item ``batch_size`` times; a batch of that size is returned as it is."""
@@ -118,12 +118,11 @@ class Conditioning:
     def pad_to(self, lengths: list[int]) -> Conditioning:
         """Pad each token stream with unattended zeros to a length (classifier-free guidance)."""
         missing = [n - mask.shape[1] for n, mask in zip(lengths, self.masks, strict=True)]
-        return Conditioning(
-            tuple(
-                functional.pad(t, (0, 0, 0, n)) for t, n in zip(self.tokens, missing, strict=True)
-            ),
-            tuple(functional.pad(m, (0, n)) for m, n in zip(self.masks, missing, strict=True)),
-            self.pooled,
+        tokens, masks = (zip(part, missing, strict=True) for part in (self.tokens, self.masks))
+        return replace(
+            self,
+            tokens=tuple(functional.pad(t, (0, 0, 0, n)) for t, n in tokens),
+            masks=tuple(functional.pad(m, (0, n)) for m, n in masks),
         )
 
     @staticmethod
@@ -136,10 +135,11 @@ class Conditioning:
             tuple(map(torch.cat, zip(*(item.tokens for item in items), strict=True))),
             tuple(map(torch.cat, zip(*(item.masks for item in items), strict=True))),
             None if items[0].pooled is None else torch.cat([item.pooled for item in items]),
+            {name: torch.cat([item.given[name] for item in items]) for name in items[0].given},
         )
 
     def unet_inputs(self) -> dict[str, Tensor | None]:
-        """Keyword arguments of a diffusers UNet.
+        """Keyword arguments of a diffusers UNet, or of what a builder puts in its place.
 
         TANGO's tokens are ``encoder_hidden_states``, AudioLDM 2's second stream
         ``encoder_hidden_states_1``, each with its ``encoder_attention_mask``; AudioLDM's pooled
@@ -151,7 +151,7 @@ class Conditioning:
             inputs[f"encoder_attention_mask{suffix}"] = mask
         if self.pooled is not None:
             inputs["class_labels"] = self.pooled
-        return inputs
+        return inputs | self.given
 
 
 @dataclass(eq=False)
@@ -167,33 +167,53 @@ class LatentAudioModel:
         What messages, tables and caches call it.
     unet : torch.nn.Module
         A diffusers UNet: ``unet(latent, timestep, **Conditioning.unet_inputs()).sample``.
-    vae : AutoencoderKL
-        Over log-mel spectrograms (batch, 1, 1024, 64); ``scaling_factor`` in its config.
-    vocoder : nn.Module
+        What of it stays as published when it is tuned is a buffer, not a parameter.
+    vae : torch.nn.Module
+        Over log-mel spectrograms (batch, 1, 1024, 64), or over waveforms (batch, channels,
+        samples) if there is no vocoder; with ``scaling_factor`` in its config, or 1.
+    vocoder : torch.nn.Module or None
         A SpeechT5HifiGan or the like; turns log-mels (batch, 1024, 64) into waveforms at 16 kHz.
     noise_schedule : SchedulerMixin
-        The schedule that Eq. 1 is trained on (betas and ``prediction_type``) and samplers inherit.
+        The schedule that Eq. 1 is trained on and samplers inherit; it says which of the
+        :mod:`helpers.models.kinds` the model is.
     text_encoder : callable
         From a list of prompts to a :class:`Conditioning`.
     latent_shape : tuple of int
-        (channels, time, mel) of one latent, e.g. (8, 256, 16).
+        (channels, time, mel) of one latent, e.g. (8, 256, 16); without a mel axis over waveforms.
     guidance_scale : float
         The model's usual classifier-free guidance scale.
+    sample_rate : int
+        Of the sound it takes and makes, in Hz.
+    channels : int
+        Of that sound.
+    clip_samples : int
+        Of its longest clip, which the latent's time axis stands for.
+    timing : callable, optional
+        For models that are told how long a clip is: adds a length in seconds to a conditioning.
+        What lies behind it is silence, in neither the loss nor the result.
+    unconditional_beside : callable, optional
+        From a conditioning to the other branch of classifier-free guidance beside it; by default
+        that is the empty prompt.
     """
 
     name: str
     unet: nn.Module
-    vae: AutoencoderKL
-    vocoder: nn.Module
+    vae: nn.Module
+    vocoder: nn.Module | None
     noise_schedule: SchedulerMixin
     text_encoder: Callable[[list[str]], Conditioning]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     guidance_scale: float = 3.0
+    sample_rate: int = SAMPLE_RATE
+    channels: int = 1
+    clip_samples: int = CLIP_SAMPLES
+    timing: Callable[[Conditioning, float], Conditioning] | None = None
+    unconditional_beside: Callable[[Conditioning], Conditioning] | None = None
     _empty_prompt: Conditioning | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Freeze the weights and switch dropout off."""
-        for module in (self.unet, self.vae, self.vocoder):
+        for module in self.parts.values():
             module.eval().requires_grad_(False)
 
     @property
@@ -207,20 +227,31 @@ class LatentAudioModel:
         return next(self.unet.parameters()).dtype
 
     @property
+    def parts(self) -> dict[str, nn.Module]:
+        """What is on :attr:`device`, by the names that stored results know."""
+        parts = {"UNet": self.unet, "autoencoder": self.vae, "vocoder": self.vocoder}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
     def weights(self) -> dict[str, str]:
         """SHA-256 of the contents of each part, for :class:`helpers.storage.Provenance`."""
         text = dict.fromkeys(_modules_of(self.text_encoder))  # each once, in order
-        return {
-            "UNet": content_hash(self.unet),
-            "autoencoder": content_hash(self.vae),
-            "vocoder": content_hash(self.vocoder),
-            "text encoder": content_hash(list(text)),
-        }
+        hashes = {name: content_hash(part) for name, part in self.parts.items()}
+        return hashes | {"text encoder": content_hash(list(text))}
+
+    @property
+    def frame_seconds(self) -> float:
+        """How long one latent frame lasts."""
+        return self.clip_samples / self.sample_rate / self.latent_shape[1]
+
+    @property
+    def _scale(self) -> float:
+        return self.vae.config.get("scaling_factor", 1.0)
 
     @property
     def schedule(self) -> dict[str, object]:
-        """The noise schedule's settings, and not ᾱ, whose last bits differ among processors."""
-        return {key: self.noise_schedule.config.get(key) for key in SCHEDULE}
+        """The noise schedule's settings; see :func:`helpers.models.kinds.settings`."""
+        return kinds.settings(self.noise_schedule)
 
     @property
     def fingerprint(self) -> str:
@@ -241,18 +272,37 @@ class LatentAudioModel:
         -------
         torch.Tensor
             float32, shape (1, channels, time, mel), times the autoencoder's scaling factor.
+
+        Raises
+        ------
+        AudioError
+            If the clip is longer than the model's longest.
         """
         with explain_memory_errors("encoding"):
-            log_mel = clip.log_mel().to(self.device, next(self.vae.parameters()).dtype)
-            posterior = self.vae.encode(log_mel).latent_dist
+            sound = clip.log_mel() if self.vocoder is not None else self._waveform(clip)
+            sound = sound.to(self.device, next(self.vae.parameters()).dtype)
+            posterior = self.vae.encode(sound).latent_dist
         latent = posterior.mode() if generator is None else posterior.sample(generator)
-        return latent.float() * self.vae.config.scaling_factor
+        return latent.float() * self._scale
+
+    def _waveform(self, clip: Clip) -> Tensor:
+        """Sound of a clip as a waveform's autoencoder takes it, (1, channels, samples), padded."""
+        if clip.samples_at(self.sample_rate) > self.clip_samples:
+            raise AudioError(
+                f"{clip.name} lasts {clip.seconds:.2f} s and {self.name} takes "
+                f"{self.clip_samples / self.sample_rate:.2f} s: take a part of it."
+            )
+        samples = torch.from_numpy(clip.take(self.sample_rate, self.channels)).T
+        return functional.pad(samples, (0, self.clip_samples - samples.shape[1]))[None]
 
     @torch.no_grad()
     def decode_log_mel(self, latent: Tensor) -> Tensor:
-        """Log-mel spectrograms, float32, shape (batch, 1, 1024, 64), of scaled latents."""
+        """Log-mel spectrograms, float32, shape (batch, 1, 1024, 64), of scaled latents.
+
+        Of a model without a vocoder they are waveforms (batch, channels, samples).
+        """
         latent = latent.to(self.device, next(self.vae.parameters()).dtype)
-        return self.vae.decode(latent / self.vae.config.scaling_factor).sample.float()
+        return self.vae.decode(latent / self._scale).sample.float()
 
     @torch.no_grad()
     def vocode(self, log_mel: Tensor) -> Tensor:
@@ -261,7 +311,7 @@ class LatentAudioModel:
         return self.vocoder(log_mel[:, 0])[:, :CLIP_SAMPLES].float()
 
     def decode(self, latent: Tensor, like: Clip | None = None, name: str = "decoded") -> Clip:
-        """Sound of one latent (1, channels, time, mel), as long as ``like`` (else 10.24 s)."""
+        """Sound of one latent (1, channels, time, mel), as long as ``like``, else as can be."""
         [clip] = self.decode_batch(latent, like, [name])
         return clip
 
@@ -279,15 +329,20 @@ class LatentAudioModel:
         OutOfMemory
             If the GPU's memory is too small.
         """
-        samples = CLIP_SAMPLES if like is None else len(like.waveform)
+        samples = self.clip_samples if like is None else like.samples_at(self.sample_rate)
         with explain_memory_errors("decoding"):
-            log_mels = self.decode_log_mel(latents)
-            self._check_finite(log_mels, "log-mel")
-            waveforms = self.vocode(log_mels)[:, :samples].cpu()
+            waveforms = self.decode_log_mel(latents)
+            if self.vocoder is not None:
+                self._check_finite(waveforms, "log-mel")
+                waveforms = self.vocode(waveforms)[:, None]
+            waveforms = waveforms[..., :samples].cpu()
         self._check_finite(waveforms, "waveform")
-        waveforms = waveforms / waveforms.abs().amax(1, keepdim=True).clamp(min=1)
+        waveforms = waveforms / waveforms.abs().amax((1, 2), keepdim=True).clamp(min=1)
         names = names or ["decoded"] * len(waveforms)
-        return [Clip(w.numpy(), name) for w, name in zip(waveforms, names, strict=True)]
+        return [
+            Clip.made(Sound(waveform.T.numpy(), self.sample_rate), name, like)
+            for waveform, name in zip(waveforms, names, strict=True)
+        ]
 
     def _check_finite(self, values: Tensor, kind: str) -> None:
         if not values.isfinite().all():
@@ -295,8 +350,14 @@ class LatentAudioModel:
                 f"{self.name} produced a {kind} that is not finite: use bfloat16 or float32."
             )
 
-    def embed_text(self, prompts: str | list[str]) -> Conditioning:
+    def embed_text(self, prompts: str | list[str], seconds: float | None = None) -> Conditioning:
         """Conditioning of one prompt or of a batch of them, on the model's device, float32.
+
+        Parameters
+        ----------
+        prompts : str or list of str
+        seconds : float, optional
+            How long the clip is, for models that are told; by default as long as it can be.
 
         Raises
         ------
@@ -305,13 +366,24 @@ class LatentAudioModel:
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         check_prompts(prompts, self.text_encoder)
-        return self._encode_text(prompts)
+        return self._encode_text(prompts, seconds)
 
-    def unconditional(self, batch_size: int = 1) -> Conditioning:
-        """Conditioning of the empty prompt, the other branch of classifier-free guidance."""
+    def unconditional(
+        self, batch_size: int = 1, beside: Conditioning | None = None
+    ) -> Conditioning:
+        """Conditioning of no prompt, the other branch of classifier-free guidance.
+
+        Parameters
+        ----------
+        batch_size : int
+        beside : Conditioning, optional
+            The prompt's, which tells models that are told it how long the clip is.
+        """
         if self._empty_prompt is None:
             self._empty_prompt = self._encode_text([""])
-        return self._empty_prompt.repeat(batch_size)
+        if self.unconditional_beside is None:
+            return self._empty_prompt.repeat(batch_size)
+        return self.unconditional_beside((beside or self._empty_prompt).repeat(batch_size))
 
     def predict(
         self,
@@ -331,7 +403,7 @@ class LatentAudioModel:
         conditioning : Conditioning
             Of ``batch`` items, or of one for all.
         guidance_scale : float
-            Other than 1, it extrapolates from the empty prompt's prediction u to the
+            Other than 1, it extrapolates from the unconditional prediction u to the
             conditional one c: u + scale · (c − u), both from one batched call.
 
         Returns
@@ -343,7 +415,7 @@ class LatentAudioModel:
         timesteps = torch.as_tensor(timestep, device=self.device).expand(len(latent))
         if guidance_scale == 1:
             return self._call_unet(latent, timesteps, conditioning)
-        both = Conditioning.cat([self.unconditional(len(latent)), conditioning])
+        both = Conditioning.cat([self.unconditional(len(latent), conditioning), conditioning])
         empty, conditional = self._call_unet(
             torch.cat([latent, latent]), torch.cat([timesteps, timesteps]), both
         ).chunk(2)
@@ -363,7 +435,7 @@ class LatentAudioModel:
         Parameters
         ----------
         terminal_snr : {"as trained", "zero"}
-            "as trained" returns the model itself.
+            "as trained" returns the model itself; "zero" too, if it was trained to pure noise.
 
         Returns
         -------
@@ -380,7 +452,7 @@ class LatentAudioModel:
             raise ValueError(
                 f"terminal_snr is {terminal_snr!r}: choose from {', '.join(TERMINAL_SNR)}."
             )
-        if terminal_snr == "as trained":
+        if terminal_snr == "as trained" or self._is_continuous:
             return self
         if self.noise_schedule.config.prediction_type == "epsilon":
             raise ValueError(
@@ -395,16 +467,37 @@ class LatentAudioModel:
     def sampler(
         self, scheduler: type[SchedulerMixin] = DDIMScheduler, **overrides: object
     ) -> SchedulerMixin:
-        """Any diffusers scheduler on this model's betas and prediction type."""
+        """Any diffusers scheduler on this model's betas and prediction type.
+
+        Raises
+        ------
+        ValueError
+            If the model was trained at continuous noise levels, where DDIM's step alone is known.
+        """
+        if self._is_continuous:
+            if scheduler is not DDIMScheduler:
+                raise ValueError(
+                    f"{self.name} was trained at continuous noise levels, which diffusers' "
+                    f"{scheduler.__name__} does not know: use DDIMScheduler."
+                )
+            scheduler = type(self.noise_schedule)
         return scheduler.from_config(self.noise_schedule.config, **overrides)
+
+    @property
+    def _is_continuous(self) -> bool:
+        return isinstance(self.noise_schedule, kinds.ContinuousSchedule)
 
     def _call_unet(self, latent: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
         inputs = conditioning.to(self.device, self.dtype).unet_inputs()
         return self.unet(latent.to(self.dtype), timesteps, **inputs).sample.to(latent.dtype)
 
     @torch.no_grad()
-    def _encode_text(self, prompts: list[str]) -> Conditioning:
-        return self.text_encoder(prompts).to(self.device, torch.float32)
+    def _encode_text(self, prompts: list[str], seconds: float | None = None) -> Conditioning:
+        conditioning = self.text_encoder(prompts)
+        if self.timing is not None:
+            longest = self.clip_samples / self.sample_rate
+            conditioning = self.timing(conditioning, longest if seconds is None else seconds)
+        return conditioning.to(self.device, torch.float32)
 
 
 def _modules_of(encoder: object) -> Iterator[nn.Module]:

@@ -176,7 +176,7 @@ def load_pocket(folder: Path | None = None) -> LatentAudioModel:
 
 def _load(source: str | Path, device: torch.device, dtype: torch.dtype) -> LatentAudioModel:
     model = load_pocket()
-    for module in (model.unet, model.vae, model.vocoder):
+    for module in model.parts.values():
         module.to(device)
     nn.Module.to(model.unet, dtype)  # diffusers' own `to` warns of nothing
     return model

@@ -27,6 +27,7 @@ from huggingface_hub import (
 )
 from huggingface_hub.errors import (
     EntryNotFoundError,
+    GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -314,6 +315,12 @@ def _download(repository: str, name: str, revision: str, size: int) -> Path:
             "the hub is out of reach: connect to the network (without HF_HUB_OFFLINE) and load the "
             "model again, which keeps the files that arrived whole, or set HF_HOME to the folder "
             "that holds them."
+        ) from error
+    except GatedRepoError as error:
+        raise ModelFileError(
+            f"{repository} is given to those alone who accept its licence: do so at "
+            f"https://huggingface.co/{repository}, log in with `hf auth login` and load the model "
+            "again."
         ) from error
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
         raise ModelFileError(

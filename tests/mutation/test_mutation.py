@@ -40,7 +40,7 @@ FAULTS = {
     ),
     "02": Fault(
         "a model that predicts the velocity is trained to predict the noise",
-        "editing/objective.py",
+        "models/kinds.py",
         "return noise_schedule.get_velocity(latent, noise, timesteps)",
         "return noise",
     ),

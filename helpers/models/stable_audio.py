@@ -1,0 +1,241 @@
+"""Stable Audio Open (Evans et al., 2024): a transformer over the latents of a stereo waveform.
+
+There is no spectrogram and no vocoder: the autoencoder takes 44.1 kHz and gives it back, one latent
+frame for 2,048 samples.  Nor is there a UNet; noise is added in the angle (:mod:`.kinds`).  Beside
+the sentence the model is told how long the sound is, so that of a shorter clip the rest is silence,
+which enters neither the loss nor the result.
+
+The denoiser hears T5's states of 128 tokens, the padding zeroed but attended to, and two tokens for
+where the sound begins and ends in seconds; the latter two, side by side, go ahead of the latent as
+well.  Its unconditional branch is nothing but these two ahead: all tokens are zero.
+
+The text encoder and what makes tokens of seconds stay on the CPU in float32: they run once per
+prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import wraps
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderOobleck, StableAudioDiTModel
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from diffusers.models.modeling_outputs import Transformer2DModelOutput
+from diffusers.pipelines.stable_audio import StableAudioProjectionModel
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase, T5EncoderModel
+
+from helpers.models import Family, ModelFileError
+from helpers.models.diffusers_folder import SCHEDULER, DiffusersFolder, Part
+from helpers.models.kinds import AngleSchedule
+from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.published import read_json
+
+CLASS_NAME = "StableAudioPipeline"
+GUIDANCE_SCALE = 7.0
+REPOSITORIES = {"stable-audio": "stabilityai/stable-audio-open-1.0"}
+NOISE = {"prediction_type": "v_prediction", "sigma_data": 1.0}  # what the angle stands for
+
+
+class StableAudioDenoiser(StableAudioDiTModel):
+    """StableAudioDiTModel that joins its inputs itself.
+
+    The frequencies of its time embedding are not trained, so they are a buffer here.
+    """
+
+    @wraps(StableAudioDiTModel.__init__)
+    def __init__(self, *arguments, **options) -> None:
+        super().__init__(*arguments, **options)
+        frequencies = self.time_proj.weight.detach()
+        del self.time_proj.weight
+        self.time_proj.register_buffer("weight", frequencies)
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor,
+        seconds_hidden_states: Tensor,
+        global_hidden_states: Tensor,
+    ) -> Transformer2DModelOutput:
+        """As the parent's, on a latent (batch, 64, time), text (batch, 128, 768) and its mask."""
+        text = encoder_hidden_states * encoder_attention_mask[..., None]
+        rotary = get_1d_rotary_pos_embed(
+            self.config.attention_head_dim // 2,
+            torch.arange(sample.shape[2] + 1, device=sample.device),
+            use_real=True,
+            repeat_interleave_real=False,
+        )
+        return super().forward(
+            sample,
+            timestep,
+            encoder_hidden_states=torch.cat([text, seconds_hidden_states], dim=1),
+            global_hidden_states=global_hidden_states,
+            rotary_embedding=rotary,
+        )
+
+
+FILES = DiffusersFolder(
+    CLASS_NAME,
+    REPOSITORIES,
+    {},  # no commit of it is known to us
+    parts={
+        "text_encoder": Part(T5EncoderModel, T5EncoderModel),
+        "projection_model": Part(StableAudioProjectionModel, StableAudioProjectionModel),
+        "transformer": Part(StableAudioDenoiser, StableAudioDiTModel),
+        "vae": Part(AutoencoderOobleck, AutoencoderOobleck),
+    },
+    tokenizers=("tokenizer",),
+)
+
+
+class TimedText:
+    """T5 and the projections: a prompt becomes tokens, and a length in seconds others.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    model : T5EncoderModel
+    projection : StableAudioProjectionModel
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        model: T5EncoderModel,
+        projection: StableAudioProjectionModel,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+        self.projection = projection
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> Conditioning:
+        """Embed prompts; tokens float32 (batch, 128, 768), zero where there is padding."""
+        batch = self.tokenizer(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        mask = batch["attention_mask"]
+        states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
+        states = self.projection(text_hidden_states=states).text_hidden_states
+        return Conditioning((states * mask[..., None],), (mask,))
+
+    @torch.no_grad()
+    def time(self, conditioning: Conditioning, seconds: float) -> Conditioning:
+        """Add that the sound begins at 0 and ends at ``seconds``."""
+        ends = torch.full((conditioning.batch_size,), float(seconds))
+        states = self.projection(start_seconds=torch.zeros_like(ends), end_seconds=ends)
+        parts = [states.seconds_start_hidden_states, states.seconds_end_hidden_states]
+        return _timed(conditioning, torch.cat(parts, dim=1), torch.cat(parts, dim=2))
+
+
+def without_prompt(conditioning: Conditioning) -> Conditioning:
+    """Return the unconditional branch beside a prompt: of what it is told, the length alone."""
+    nothing = conditioning.replace_embeddings(
+        [torch.zeros_like(e) for e in conditioning.embeddings]
+    )
+    seconds = conditioning.given["seconds_hidden_states"]
+    ahead = conditioning.given["global_hidden_states"]
+    return _timed(nothing, torch.zeros_like(seconds), ahead)
+
+
+def load_stable_audio(
+    source: str | Path = "stable-audio",
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> LatentAudioModel:
+    """Load Stable Audio Open.
+
+    Parameters
+    ----------
+    source : str or Path
+        A name of :data:`REPOSITORIES`, whose files are taken from the hub's cache or fetched, which
+        asks for an accepted licence and a login; or a folder with the published files.
+    device : torch.device or str
+        Of everything but the text encoder, which stays on the CPU.
+    dtype : torch.dtype
+        Of the denoiser.
+
+    Raises
+    ------
+    ModelFileError
+        If a file is missing, out of reach, cut short, holds code or belongs to another model.
+    """
+    folder = FILES.files(source)
+    text = TimedText(
+        FILES.tokenizer(folder, "tokenizer"),
+        FILES.load(folder, "text_encoder"),
+        FILES.load(folder, "projection_model"),
+    )
+    model = _model(
+        str(source),
+        folder,
+        FILES.load(folder, "transformer", device, dtype),
+        FILES.load(folder, "vae", device),
+    )
+    return replace(model, text_encoder=text, timing=text.time)
+
+
+def blueprint(source: str | Path = "stable-audio") -> LatentAudioModel:
+    """Stable Audio on the meta device: every shape and no memory, for what is computed beforehand.
+
+    Parameters
+    ----------
+    source : str or Path
+        As for :func:`load_stable_audio`; only the configurations are read, or fetched.
+    """
+    folder = FILES.configurations(source)
+    width = FILES.build(folder, "projection_model").config.conditioning_dim
+    with torch.device("meta"):
+        text = Conditioning((torch.zeros(1, 128, width),), (torch.ones(1, 128),))
+        prompt = _timed(text, torch.zeros(1, 2, width), torch.zeros(1, 1, 2 * width))
+    model = _model(
+        str(source), folder, FILES.build(folder, "transformer"), FILES.build(folder, "vae")
+    )
+    return replace(
+        model,
+        text_encoder=lambda prompts: prompt.repeat(len(prompts)),
+        timing=lambda conditioning, seconds: conditioning,
+    )
+
+
+def _timed(conditioning: Conditioning, seconds: Tensor, ahead: Tensor) -> Conditioning:
+    given = {"seconds_hidden_states": seconds, "global_hidden_states": ahead}
+    return replace(conditioning, given=given)
+
+
+def _model(name: str, folder: Path, denoiser: nn.Module, vae: nn.Module) -> LatentAudioModel:
+    """Put the parts together; the text encoder and its timing are still to come."""
+    scheduler = read_json(folder / SCHEDULER)
+    if any(scheduler.get(key, value) != value for key, value in NOISE.items()):
+        raise ModelFileError(
+            f"{folder / SCHEDULER} is that of another model: it should say {NOISE}; download it "
+            "again."
+        )
+    frames = denoiser.config.sample_size
+    return LatentAudioModel(
+        name,
+        denoiser,
+        vae,
+        vocoder=None,
+        noise_schedule=AngleSchedule(),
+        text_encoder=None,
+        latent_shape=(denoiser.config.in_channels, frames),
+        guidance_scale=GUIDANCE_SCALE,
+        sample_rate=vae.config.sampling_rate,
+        channels=vae.config.audio_channels,
+        clip_samples=frames * vae.hop_length,
+        unconditional_beside=without_prompt,
+    )
+
+
+FAMILY = Family(
+    REPOSITORIES, load_stable_audio, FILES.holds, blueprint, FILES.is_at_hand, FILES.revision
+)
