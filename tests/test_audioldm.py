@@ -105,7 +105,7 @@ class TestFiles:
         for part in ("unet", "vae", "vocoder"):
             [path] = (folder / part).glob("*.bin")
             weights = torch.load(path, weights_only=True)
-            state = getattr(audioldm_model, part).state_dict()
+            state = getattr(audioldm_model, "denoiser" if part == "unet" else part).state_dict()
             names = {name: name for name in weights}
             if part == "vae":
                 for old, new in renamed.items():
@@ -185,18 +185,18 @@ class TestArithmetic:
         )
         loss.backward()
         assert (vector.grad != 0).all()
-        assert all(p.grad is None for p in audioldm_model.unet.parameters())
+        assert all(p.grad is None for p in audioldm_model.denoiser.parameters())
 
 
 class TestEditing:
     @pytest.mark.parametrize("rank", [2, None], ids=["lora", "full"])
     def test_three_steps(self, audioldm_model, clip, rank):
-        before = {n: p.clone() for n, p in audioldm_model.unet.named_parameters()}
+        before = {n: p.clone() for n, p in audioldm_model.denoiser.named_parameters()}
         with NonRigidEdit(audioldm_model, clip, PROMPT, settings(rank), progress=False) as edit:
             first, last = edit.sweep([0.0, 1.0])
             optimised = edit.embedding.conditioning.pooled
             assert edit.finetuning.settings.lora_rank == rank
-        after = dict(audioldm_model.unet.named_parameters())
+        after = dict(audioldm_model.denoiser.named_parameters())
         assert list(after) == list(before)
         assert all(torch.equal(after[name], weight) for name, weight in before.items())
         assert len(first.waveform) == len(clip.waveform)

@@ -57,7 +57,7 @@ def pipeline(folder, audioldm2_model) -> AudioLDM2Pipeline:
         tokenizer=text.clap.tokenizer,
         tokenizer_2=text.t5.tokenizer,
         feature_extractor=None,
-        unet=audioldm2_model.unet,
+        unet=audioldm2_model.denoiser,
         scheduler=audioldm2_model.noise_schedule,
         vocoder=audioldm2_model.vocoder,
     )
@@ -101,7 +101,7 @@ class TestFiles:
         """Each tensor of the files is in the model with its values; of CLAP, the text tower's."""
         text = audioldm2_model.text_encoder
         parts = {
-            "unet": audioldm2_model.unet,
+            "unet": audioldm2_model.denoiser,
             "vae": audioldm2_model.vae,
             "vocoder": audioldm2_model.vocoder,
             "text_encoder": text.clap.model,
@@ -224,15 +224,15 @@ class TestArithmetic:
 class TestEditing:
     @pytest.mark.parametrize("rank", [2, None], ids=["lora", "full"])
     def test_three_steps(self, audioldm2_model, clip, rank):
-        assert not hasattr(audioldm2_model.unet, "add_adapter")  # LoRA gets in without it
-        before = {n: p.clone() for n, p in audioldm2_model.unet.named_parameters()}
+        assert not hasattr(audioldm2_model.denoiser, "add_adapter")  # LoRA gets in without it
+        before = {n: p.clone() for n, p in audioldm2_model.denoiser.named_parameters()}
         with NonRigidEdit(audioldm2_model, clip, PROMPT, settings(rank), progress=False) as edit:
             first, last = edit.sweep([0.0, 1.0])
             tuned = edit.finetuning.weights
             pairs = zip(edit.embedding.conditioning.tokens, edit.target.tokens, strict=True)
             assert all(((o - t).abs().amax(-1) > 0.01).all() for o, t in pairs)
             assert edit.finetuning.settings.lora_rank == rank
-        after = dict(audioldm2_model.unet.named_parameters())
+        after = dict(audioldm2_model.denoiser.named_parameters())
         assert list(after) == list(before)
         assert all(torch.equal(after[name], weight) for name, weight in before.items())
         if rank is None:

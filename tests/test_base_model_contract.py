@@ -63,7 +63,7 @@ def predict(model, *arguments):
 
 
 def weights(model):
-    return [w.clone() for w in model.unet.state_dict().values()]
+    return [w.clone() for w in model.denoiser.state_dict().values()]
 
 
 # shapes and lengths
@@ -173,7 +173,7 @@ def test_gradients_reach_what_is_attended_and_nothing_else(model, source):
     for embedding, attended in zip(embeddings, target.embedding_masks, strict=True):
         reached = (embedding.grad != 0).any(-1)
         assert torch.equal(reached, attended.any(-1))
-    assert all(p.grad is None for p in model.unet.parameters())
+    assert all(p.grad is None for p in model.denoiser.parameters())
 
 
 @pytest.mark.parametrize("rank", [2, None], ids=["lora", "whole"])

@@ -384,7 +384,7 @@ def test_results_of_another_making_are_not_mixed(
     before = files(experiment.folder)
     model, clap = experiment.model, FakeClap()
     if change == "model":
-        next(model.unet.parameters()).data[0] += 1
+        next(model.denoiser.parameters()).data[0] += 1
     elif change == "clap":
         clap.weights = "1" * 64
     elif change == "clap's name":

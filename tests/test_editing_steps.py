@@ -57,7 +57,7 @@ def raised_at_call(model, call, error):
         if next(calls, None) is None:
             raise error
 
-    handle = model.unet.register_forward_pre_hook(hook)
+    handle = model.denoiser.register_forward_pre_hook(hook)
     try:
         yield
     finally:
@@ -196,41 +196,41 @@ def test_step_1_moves_a_pooled_vector_on_the_sphere(pooled_model, latent):
 
 
 def test_step_1_leaves_the_model_alone(model, latent, target):
-    before = snapshot(model.unet)
+    before = snapshot(model.denoiser)
     optimise_embedding(model, latent, target, EMBEDDING, progress=False)
-    assert_unchanged(model.unet, before)
+    assert_unchanged(model.denoiser, before)
 
 
 @RANKS
 def test_step_2_returns_the_base_model_and_can_be_switched_on(model, latent, target, settings):
-    before = snapshot(model.unet)
+    before = snapshot(model.denoiser)
     base = model.predict(latent, 500, target)
     tuned = finetune(model, latent, target, settings, progress=False)
-    assert_unchanged(model.unet, before)
+    assert_unchanged(model.denoiser, before)
     for _ in range(2):
         with tuned.enabled():
             assert not torch.allclose(model.predict(latent, 500, target), base, atol=1e-4)
-        assert_unchanged(model.unet, before)
+        assert_unchanged(model.denoiser, before)
     assert torch.equal(model.predict(latent, 500, target), base)
 
 
 @RANKS
 @pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError, ZeroDivisionError])
 def test_step_2_restores_the_model_when_it_fails(model, latent, target, settings, error):
-    before = snapshot(model.unet)
+    before = snapshot(model.denoiser)
     with pytest.raises(BaseException) as caught, raised_at_call(model, 4, error()):  # noqa: PT011
         finetune(model, latent, target, settings, progress=False)
     assert error in (type(caught.value), type(caught.value.__cause__))
-    assert_unchanged(model.unet, before)
+    assert_unchanged(model.denoiser, before)
 
 
 @RANKS
 def test_an_error_while_switched_on_restores_the_model(model, latent, target, settings):
-    before = snapshot(model.unet)
+    before = snapshot(model.denoiser)
     tuned = finetune(model, latent, target, settings, progress=False)
     with pytest.raises(ZeroDivisionError), tuned.enabled():
         raise ZeroDivisionError
-    assert_unchanged(model.unet, before)
+    assert_unchanged(model.denoiser, before)
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def assert_as_loaded(model, latent, target, before, base):
         assert "An interruption had left tuned weights switched on" in str(error)  # noqa: PT017
         prediction = model.predict(latent, 500, target)
     assert torch.equal(prediction, base)
-    assert_unchanged(model.unet, before)
+    assert_unchanged(model.denoiser, before)
 
 
 @RANKS
@@ -288,8 +288,8 @@ def test_an_interruption_at_any_moment_leaves_the_model_as_loaded(
 ):
     settings = dataclasses.replace(settings, steps=1)
     tuned = finetune(model, latent, target, settings, progress=False)
-    before, base = snapshot(model.unet), model.predict(latent, 500, target)
-    copied = finetuning._copy(model.unet, settings.lora_rank, settings.lora_targets)
+    before, base = snapshot(model.denoiser), model.predict(latent, 500, target)
+    copied = finetuning._copy(model.denoiser, settings.lora_rank, settings.lora_targets)
 
     def copied_before(*arguments):  # what copies is slow while it is traced, and changes nothing
         tuned_unet = copy.copy(copied[0])
@@ -319,7 +319,7 @@ def test_signals_at_random_moments_leave_the_model_as_loaded(model, latent, targ
     if not hasattr(signal, "setitimer"):
         pytest.skip("no timers here")
     settings = dataclasses.replace(settings, steps=2)
-    before, base = snapshot(model.unet), model.predict(latent, 500, target)
+    before, base = snapshot(model.denoiser), model.predict(latent, 500, target)
     started = time.perf_counter()
     edit_once(model, latent, target, settings)
     duration, moments = time.perf_counter() - started, random.Random(1)
@@ -344,7 +344,7 @@ def test_signals_at_random_moments_leave_the_model_as_loaded(model, latent, targ
 
 def test_a_block_that_was_left_without_switching_off_is_noticed(model, latent, target):
     """What an interruption at the very first moment of leaving does."""
-    before, base = snapshot(model.unet), model.predict(latent, 500, target)
+    before, base = snapshot(model.denoiser), model.predict(latent, 500, target)
     tuned = finetune(model, latent, target, FULL, progress=False)
 
     def interrupt(self, *error):
@@ -356,7 +356,7 @@ def test_a_block_that_was_left_without_switching_off_is_noticed(model, latent, t
             patch.setattr(finetuning.tunable, "leave", interrupt)
             with pytest.raises(KeyboardInterrupt), switch:
                 pass
-        assert vars(model.unet) is not switch._base
+        assert vars(model.denoiser) is not switch._base
         if next_use == "predict":
             with pytest.raises(RuntimeError, match="had left tuned weights.*run this again"):
                 model.predict(latent, 500, target)
@@ -367,7 +367,7 @@ def test_a_block_that_was_left_without_switching_off_is_noticed(model, latent, t
             with tuned.enabled():
                 assert not torch.equal(model.predict(latent, 500, target), base)
         assert torch.equal(model.predict(latent, 500, target), base)
-        assert_unchanged(model.unet, before)
+        assert_unchanged(model.denoiser, before)
 
 
 def test_an_exit_stack_can_switch_on_too(model, latent, target):
@@ -388,13 +388,13 @@ def test_lora_starts_as_the_base_model(model, latent, target):
 
 def test_lora_trains_attention_projections_of_its_rank_only(model, latent, target):
     tuned = finetune(model, latent, target, LORA, progress=False)
-    projections = [n for n in model.unet.state_dict() if ".to_" in n and n.endswith("weight")]
+    projections = [n for n in model.denoiser.state_dict() if ".to_" in n and n.endswith("weight")]
     assert len(tuned.weights) == 2 * len(projections) > 0
     assert {min(weight.shape) for weight in tuned.weights.values()} == {2}
 
 
 def test_lora_adapts_the_layers_that_are_named_and_puts_them_back(model, latent, target):
-    before = snapshot(model.unet)
+    before = snapshot(model.denoiser)
     wide = dataclasses.replace(LORA, lora_targets=LORA_WIDE_TARGETS)
     tuned = finetune(model, latent, target, wide, progress=False)
     adapted = {name.split(".lora_")[0] for name in tuned.weights}
@@ -404,7 +404,7 @@ def test_lora_adapts_the_layers_that_are_named_and_puts_them_back(model, latent,
     base = model.predict(latent, 500, target)
     with tuned.enabled():
         assert not torch.allclose(model.predict(latent, 500, target), base, atol=1e-4)
-    assert_unchanged(model.unet, before)
+    assert_unchanged(model.denoiser, before)
 
 
 def test_full_fine_tuning_lowers_the_loss(model, latent, target):
@@ -417,7 +417,7 @@ def test_full_fine_tuning_lowers_the_loss(model, latent, target):
     before = loss().item()
     with tuned.enabled():
         assert loss().item() < 0.9 * before
-    assert len(tuned.weights) == len(list(model.unet.parameters()))
+    assert len(tuned.weights) == len(list(model.denoiser.parameters()))
 
 
 def test_two_adapters_at_once_are_refused(model, latent, target):
@@ -428,10 +428,10 @@ def test_two_adapters_at_once_are_refused(model, latent, target):
 
 @RANKS
 def test_step_2_works_on_a_pooled_model(pooled_model, latent, settings):
-    before = snapshot(pooled_model.unet)
+    before = snapshot(pooled_model.denoiser)
     target = pooled_model.embed_text("rain")
     assert finetune(pooled_model, latent, target, settings, progress=False).losses
-    assert_unchanged(pooled_model.unet, before)
+    assert_unchanged(pooled_model.denoiser, before)
 
 
 def tensors_of(result):
@@ -496,7 +496,7 @@ def test_a_checkpoint_of_anything_else_is_refused_with_what_differs(
     mask = torch.ones(1, 1, TINY_SHAPE[1], 1)
     retrained = tiny_model()
     with torch.no_grad():
-        retrained.unet.conv_out.bias[0] += 1e-6
+        retrained.denoiser.conv_out.bias[0] += 1e-6
     other_judge = tiny_model()
     with torch.no_grad():
         next(other_judge.vocoder.parameters()).neg_()
@@ -541,7 +541,7 @@ def test_a_checkpoint_is_the_same_run_s_on_a_computer_that_rounds_otherwise(
 def test_a_checkpoint_in_another_precision_is_refused(model, latent, target, tmp_path):
     path = tmp_path / "step.pt"
     optimise_embedding(model, latent, target, EMBEDDING, None, path, progress=False)
-    model.unet.to(torch.bfloat16)
+    model.denoiser.to(torch.bfloat16)
     with pytest.raises(CheckpointError, match="belongs to another"):
         optimise_embedding(model, latent, target, EMBEDDING, None, path, progress=False)
 
@@ -699,7 +699,7 @@ def test_checkpoints_are_written_soon_and_then_more_rarely(
     def tick(module, inputs):
         clock[0] += 1.0
 
-    model.unet.register_forward_pre_hook(tick)
+    model.denoiser.register_forward_pre_hook(tick)
     settings = dataclasses.replace(EMBEDDING, steps=120, batch_size=1)
     optimise_embedding(model, latent, target, settings, None, tmp_path / "a.pt", progress=False)
     assert saved[0] == 3

@@ -114,7 +114,7 @@ def test_more_strength_goes_further_from_the_source(model, pair, source):
 @pytest.mark.parametrize(("strength", "calls"), [(1.0, 20), (0.5, 10), (0.01, 1)])
 def test_strength_is_a_share_of_the_steps(model, pair, source, strength, calls):
     timesteps = []
-    model.unet.register_forward_pre_hook(lambda module, inputs: timesteps.append(inputs[1][0]))
+    model.denoiser.register_forward_pre_hook(lambda module, inputs: timesteps.append(inputs[1][0]))
     settings = SamplingSettings(steps=20, strength=strength)
     sample(model, pair[1], settings, source, progress=False)
     expected = model.sampler()

@@ -94,7 +94,7 @@ def gaussian_model(kind):
     return replace(
         tiny_model(),
         name=kind,
-        unet=Gaussian(kind),
+        denoiser=Gaussian(kind),
         noise_schedule=SCHEDULES[kind],
         latent_shape=SHAPE,
     )

@@ -23,7 +23,7 @@ def test_an_empty_prompt_is_refused(model, prompt):
 
 
 def test_weights_are_frozen_and_dropout_is_off(model):
-    for module in (model.unet, model.vae, model.vocoder):
+    for module in (model.denoiser, model.vae, model.vocoder):
         assert not module.training
         assert not any(parameter.requires_grad for parameter in module.parameters())
 
@@ -112,7 +112,7 @@ def test_a_mask_that_does_not_fit_is_refused():
 
 def test_two_token_streams_reach_the_unet_by_their_names():
     conditioning = tiny_model(streams=2).embed_text("a dog")
-    inputs = conditioning.unet_inputs()
+    inputs = conditioning.denoiser_inputs()
     assert inputs["encoder_hidden_states_1"] is conditioning.tokens[1]
     assert inputs["encoder_attention_mask_1"] is conditioning.masks[1]
     assert len(conditioning.embeddings) == 2
@@ -122,7 +122,7 @@ def test_a_pooled_vector_is_always_on_the_unit_sphere(pooled_model):
     prompt = pooled_model.embed_text(["a dog", "rain"])
     longer = prompt.replace_embeddings([5 * prompt.pooled])
     for conditioning in (prompt, longer, prompt.repeat(2), Conditioning.cat([prompt, longer])):
-        norms = conditioning.unet_inputs()["class_labels"].norm(dim=1)
+        norms = conditioning.denoiser_inputs()["class_labels"].norm(dim=1)
         assert torch.allclose(norms, torch.ones_like(norms))
     predictions = [pooled_model.predict(random_latent(2), 500, c) for c in (prompt, longer)]
     assert torch.allclose(*predictions, atol=1e-6)
@@ -143,7 +143,7 @@ def test_the_fingerprint_follows_the_weights(model):
     assert tiny_model().fingerprint == before
     assert tiny_model("epsilon").fingerprint != before
     with torch.no_grad():
-        model.unet.conv_out.bias += 1e-3
+        model.denoiser.conv_out.bias += 1e-3
     assert model.fingerprint != before
 
 
@@ -177,7 +177,7 @@ def test_a_zero_terminal_snr_ends_in_pure_noise_and_samples_from_there():
     sampler.set_timesteps(10)
     assert sampler.timesteps[0] == len(after) - 1
     assert sampler.alphas_cumprod[-1] == 0
-    assert zero.unet is model.unet
+    assert zero.denoiser is model.denoiser
     assert zero.fingerprint != model.fingerprint
     assert model.noise_schedule.alphas_cumprod[-1] > 0
     assert model.with_terminal_snr("as trained") is model

@@ -81,7 +81,7 @@ def model_of(form, prediction_type):
                 attention_head_dim=2,
                 cross_attention_dim=((None, WIDTH, WIDTH),) * 2,
             )
-        model.unet = unet.eval().requires_grad_(False)
+        model.denoiser = unet.eval().requires_grad_(False)
         return model
     return tiny_model(prediction_type, pooled=form == "AudioLDM's")
 
@@ -131,7 +131,7 @@ def alpha_bar(timestep):
 @pytest.mark.parametrize(("key", "kept"), KEPT.items())
 def test_a_sweep_is_what_each_setting_gives_alone(key, kept, model, clip, tmp_path):
     settings = TINY_METHODS[key].settings[-2:]
-    before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
+    before = {name: weight.clone() for name, weight in model.denoiser.state_dict().items()}
     swept = sweep(key, model, clip, settings, folder=tmp_path)
     assert len(swept) == len(settings)
     assert {len(edit.waveform) for edit in swept} == {len(clip.waveform)}
@@ -142,7 +142,7 @@ def test_a_sweep_is_what_each_setting_gives_alone(key, kept, model, clip, tmp_pa
     [alone] = sweep(key, model, clip, settings[-1:], folder=tmp_path)
     assert same(alone, swept[-1])
 
-    after = model.unet.state_dict()
+    after = model.denoiser.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
@@ -178,10 +178,10 @@ def test_filling_a_gap_keeps_what_is_around_it_and_knows_nothing_of_what_it_held
 @pytest.mark.parametrize("settings", [[], [0.5, float("nan")], [1000.0]])
 def test_bad_strengths_are_refused_before_any_work(key, settings, clip):
     model = tiny_model()
-    model.unet = KnownUNet()
+    model.denoiser = KnownUNet()
     with pytest.raises(ValueError, match=r"η|strength|share of steps|guidance scale|nothing"):
         sweep(key, model, clip, settings)
-    assert model.unet.seen == []
+    assert model.denoiser.seen == []
 
 
 def test_what_a_refusal_of_strengths_says(model, clip):
@@ -299,7 +299,7 @@ class Watching(SDEdit):
 
 @pytest.mark.parametrize("strength", [0.25, 0.5, 1.0])
 def test_sdedit_denoises_from_the_very_timestep_it_noised_to(model, clip, source, strength):
-    model.unet = unet = KnownUNet()
+    model.denoiser = unet = KnownUNet()
     sweep("sdedit", model, clip, [strength])
     assert unet.timesteps == [751, 501, 251, 1][-round(4 * strength) :]
 
@@ -311,7 +311,7 @@ def test_sdedit_denoises_from_the_very_timestep_it_noised_to(model, clip, source
 
 
 def test_sdedit_s_gap_starts_from_noise_alone(model, clip):
-    model.unet = unet = KnownUNet()
+    model.denoiser = unet = KnownUNet()
     sweep("sdedit", model, clip, [0.5], GAP)
     noise = torch.randn((1, *TINY_SHAPE), generator=torch.Generator().manual_seed(0))
     timestep, first = unet.seen[0]
@@ -330,7 +330,7 @@ def filled(model, source, mask, **settings):
 
 def test_inpainting_ends_in_the_source_where_it_is_kept_and_in_the_model_s_elsewhere(clip):
     model = tiny_model("sample")
-    model.unet = KnownUNet(0.7)
+    model.denoiser = KnownUNet(0.7)
     source, mask = model.encode(clip), latent_mask(clip, GAP, TINY_SHAPE[1])
     latent = filled(model, source, mask)
     kept = mask.bool().expand_as(latent)
@@ -340,7 +340,7 @@ def test_inpainting_ends_in_the_source_where_it_is_kept_and_in_the_model_s_elsew
 
 def test_inpainting_shows_the_source_noised_to_the_step_s_own_timestep(clip):
     model = tiny_model("sample")
-    model.unet = unet = KnownUNet(0.7)
+    model.denoiser = unet = KnownUNet(0.7)
     source, mask = model.encode(clip), latent_mask(clip, GAP, TINY_SHAPE[1])
     filled(model, source, mask)
     kept = mask.bool().expand_as(source)
@@ -358,7 +358,7 @@ def test_inpainting_shows_the_source_noised_to_the_step_s_own_timestep(clip):
 
 def test_the_gap_of_inpainting_follows_ddim(clip):
     model = tiny_model("sample")
-    model.unet = unet = KnownUNet(0.7)
+    model.denoiser = unet = KnownUNet(0.7)
     source, mask = model.encode(clip), latent_mask(clip, GAP, TINY_SHAPE[1])
     filled(model, source, mask, ddim_eta=0.0)
     gap = ~mask.bool().expand_as(source)
@@ -403,7 +403,7 @@ def test_the_posterior_mean_is_ddpm_s(prediction_type, timestep, following):
 
 def test_the_noises_of_a_hand_computed_chain():
     model = tiny_model("sample")
-    model.unet = KnownUNet(0.5)  # always estimates x_0 = 0.5
+    model.denoiser = KnownUNet(0.5)  # always estimates x_0 = 0.5
     source = torch.full((1, 1, 1, 1), 2.0)
     inversion = invert(model, source, model.unconditional(), steps=2, seed=3, progress=False)
     noise = torch.randn((2, 1, 1, 1), generator=torch.Generator().manual_seed(3)).flatten()
@@ -417,7 +417,7 @@ def test_the_noises_of_a_hand_computed_chain():
     assert inversion.noises[0].item() == pytest.approx(float(second - mean), abs=1e-5)
     assert inversion.noises[1].item() == 0
 
-    model.unet.weight.fill_(0.7)  # the chain ends in the estimate
+    model.denoiser.weight.fill_(0.7)  # the chain ends in the estimate
     edited = regenerate(model, inversion, model.unconditional(), progress=False)
     assert edited.item() == pytest.approx(0.7, abs=1e-5)
 
@@ -467,7 +467,7 @@ def test_a_partial_inversion_is_the_end_of_a_whole_one(model, source):
 
 
 def test_only_the_last_steps_are_edited(model, clip):
-    model.unet = unet = KnownUNet()
+    model.denoiser = unet = KnownUNet()
     sweep("ddpm-inversion", model, clip, [0.25, 0.75])
     assert unet.timesteps == [501, 251] + [1] + [501, 251, 1]
 

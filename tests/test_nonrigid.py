@@ -82,13 +82,13 @@ def test_eta_1_is_the_prompt_and_eta_0_the_optimised_embedding(model, clip):
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_the_model_is_bit_identical_after_an_edit(model, clip, rank):
-    before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
+    before = {name: weight.clone() for name, weight in model.denoiser.state_dict().items()}
     settings = dataclasses.replace(
         SETTINGS, finetuning=dataclasses.replace(SETTINGS.finetuning, lora_rank=rank)
     )
     with new_edit(model, clip, settings=settings) as edit:
         edit.sweep([0, 1])
-    after = model.unet.state_dict()
+    after = model.denoiser.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
     assert edit.finetuning is None
@@ -107,7 +107,7 @@ def test_a_folder_keeps_steps_1_and_2(model, clip, tmp_path):
     assert files == ["embedding.pt", "finetuning"]
 
     again = new_edit(model, clip, folder=tmp_path)
-    model.unet.register_forward_pre_hook(refuse_to_train)
+    model.denoiser.register_forward_pre_hook(refuse_to_train)
     assert same(again.edit(0.5), first)
 
 
@@ -123,7 +123,7 @@ def test_two_edits_at_once_share_a_folder(model, clip, tmp_path):
     models = [tiny_model(), tiny_model()]
 
     def fit(i):
-        models[i].unet.register_forward_pre_hook(lambda *_: steps.__setitem__(0, steps[0] + 1))
+        models[i].denoiser.register_forward_pre_hook(lambda *_: steps.__setitem__(0, steps[0] + 1))
         with new_edit(models[i], clip, folder=tmp_path) as edit:
             edit.fit()
             losses[i] = edit.embedding.losses + edit.finetuning.losses

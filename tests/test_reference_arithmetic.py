@@ -471,7 +471,7 @@ def test_every_published_name_and_shape_maps_at_full_size(tmp_path, monkeypatch)
     model = tango.load_tango(tmp_path / "tango", device="meta")
     counts = {
         name: sum(p.numel() for p in part.parameters())
-        for name, part in (("unet", model.unet), ("vae", model.vae), ("vocoder", model.vocoder))
+        for name, part in (("unet", model.denoiser), ("vae", model.vae), ("vocoder", model.vocoder))
     }
     assert counts["unet"] == 865_933_768
     assert len(autoencoder_shapes(VAE)) == len(model.vae.state_dict()) == 204

@@ -184,7 +184,7 @@ class TestFiles:
     def test_every_published_weight_has_its_place(self, folder, model):
         text = model.text_encoder
         parts = {
-            "transformer": model.unet,
+            "transformer": model.denoiser,
             "vae": model.vae,
             "text_encoder": text.model,
             "projection_model": text.projection,
@@ -268,7 +268,7 @@ class TestSound:
 class TestEditing:
     @pytest.mark.parametrize("rank", [2, None], ids=["lora", "whole"])
     def test_three_steps(self, model, stereo, rank):
-        before = {name: w.clone() for name, w in model.unet.state_dict().items()}
+        before = {name: w.clone() for name, w in model.denoiser.state_dict().items()}
         with NonRigidEdit(model, stereo, PROMPT, settings(rank), progress=False) as edit:
             first, last = edit.sweep([0.0, 1.0])
             [optimised], [target] = edit.embedding.conditioning.tokens, edit.target.tokens
@@ -276,7 +276,7 @@ class TestEditing:
             assert torch.equal(moved, edit.target.masks[0])
             assert not any("time_proj" in name for name in edit.finetuning.weights)
             assert edit.finetuning.weights
-        assert all(torch.equal(w, before[name]) for name, w in model.unet.state_dict().items())
+        assert all(torch.equal(w, before[name]) for name, w in model.denoiser.state_dict().items())
         assert first.sound.samples.shape == stereo.sound.samples.shape
         assert np.abs(first.sound.samples - last.sound.samples).max() > 1e-4
 

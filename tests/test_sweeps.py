@@ -93,7 +93,7 @@ def test_step1_figures_tell_how_far_the_embedding_went(model, short):
 
 def test_step2_begins_at_the_base_model_and_leaves_it_as_it_was(model, short):
     point = {"source": "duck", "target": "trumpet"}
-    before = [p.clone() for p in model.unet.parameters()]
+    before = [p.clone() for p in model.denoiser.parameters()]
     lora, full = (
         measure("step2", model, {**point, "method": method, "steps": 0})
         for method in ("lora", "full")
@@ -101,14 +101,14 @@ def test_step2_begins_at_the_base_model_and_leaves_it_as_it_was(model, short):
     assert lora["loss"] == pytest.approx(full["loss"], rel=1e-5)
     tuned = measure("step2", model, {**point, "method": "full", "steps": 3})
     assert tuned["loss"] != full["loss"]
-    assert all(map(torch.equal, before, model.unet.parameters()))
+    assert all(map(torch.equal, before, model.denoiser.parameters()))
 
 
 def test_lora_counts_what_is_trained(model, short):
     point = {"source": "duck", "target": "trumpet", "learning_rate": 1e-3}
     small, large, whole = (measure("lora", model, {**point, "rank": rank}) for rank in (2, 8, 0))
     assert large["parameters"] == 4 * small["parameters"]
-    assert whole["parameters"] == sum(p.numel() for p in model.unet.parameters())
+    assert whole["parameters"] == sum(p.numel() for p in model.denoiser.parameters())
     assert small["eta"] > 0
 
 
@@ -144,7 +144,7 @@ def test_rows_of_another_model_are_made_anew(counting, model, tmp_path):
     measured, _ = counting
     run("counting", model, tmp_path)
     with torch.no_grad():
-        model.unet.conv_out.bias += 1
+        model.denoiser.conv_out.bias += 1
     assert not is_fresh("counting", model, tmp_path)
     run("counting", model, tmp_path)
     assert measured == ["a", "b", "c"] * 2

@@ -86,7 +86,7 @@ def known_needs(monkeypatch):
 
 
 def weights_of(model):
-    parts = (model.unet, model.vae, model.vocoder, model.text_encoder.model)
+    parts = (model.denoiser, model.vae, model.vocoder, model.text_encoder.model)
     return [weight for part in parts for weight in part.state_dict().values()]
 
 
@@ -104,13 +104,13 @@ def refused(source, error=ModelFileError):
 
 
 def test_the_parts_are_today_s_and_frozen(model):
-    assert isinstance(model.unet, UNet2DConditionModel)
+    assert isinstance(model.denoiser, UNet2DConditionModel)
     assert isinstance(model.vae, AutoencoderKL)
     assert isinstance(model.vocoder, SpeechT5HifiGan)
     assert isinstance(model.noise_schedule, DDPMScheduler)
     assert model.noise_schedule.config.variance_type == "fixed_small"
     assert (model.name, model.latent_shape, model.guidance_scale) == ("tango", (8, 256, 16), 3.0)
-    for part in (model.unet, model.vae, model.vocoder, model.text_encoder.model):
+    for part in (model.denoiser, model.vae, model.vocoder, model.text_encoder.model):
         assert not part.training
         assert not any(p.requires_grad or p.is_meta for p in part.parameters())
         assert not any(b.is_meta for b in part.buffers())
@@ -171,7 +171,7 @@ def test_precision_is_the_unet_s_alone(model, hub):
     assert half.dtype == torch.float16
     for part in (half.vae, half.vocoder, half.text_encoder.model):
         assert {p.dtype for p in part.parameters()} == {torch.float32}
-    pairs = zip(model.unet.parameters(), half.unet.parameters(), strict=True)
+    pairs = zip(model.denoiser.parameters(), half.denoiser.parameters(), strict=True)
     assert all(torch.equal(one.half(), other) for one, other in pairs)
 
 
@@ -183,7 +183,7 @@ def test_weights_are_in_memory_once(original, monkeypatch):
     )
     model = load_model(original, device="cpu")
     places = {weight.data_ptr() for weights in read.values() for weight in weights.values()}
-    for part in (model.unet, model.text_encoder.model):
+    for part in (model.denoiser, model.text_encoder.model):
         assert all(parameter.data_ptr() in places for parameter in part.parameters())
     text = model.text_encoder.model
     assert text.shared.weight is text.encoder.embed_tokens.weight
@@ -191,7 +191,7 @@ def test_weights_are_in_memory_once(original, monkeypatch):
 
 def test_the_text_encoder_takes_no_memory_of_the_device(original):
     model = load_model(original, device="meta")
-    for part in (model.unet, model.vae, model.vocoder):
+    for part in (model.denoiser, model.vae, model.vocoder):
         assert all(parameter.is_meta for parameter in part.parameters())
     assert {p.device.type for p in model.text_encoder.model.parameters()} == {"cpu"}
     assert model.embed_text("a dog").tokens[0].is_meta
@@ -443,7 +443,7 @@ def test_needs_are_the_published_model_s():
     assert t4.weights < 0.6 * paper.weights
     assert t4.total < 15e9 < paper.total
     assert memory_needed(model, PRESETS["fast"], torch.float16).total < 15e9
-    assert not any(p.requires_grad for p in model.unet.parameters())
+    assert not any(p.requires_grad for p in model.denoiser.parameters())
 
 
 def test_activations_are_those_of_a_real_pass(model, original):
@@ -455,7 +455,7 @@ def test_activations_are_those_of_a_real_pass(model, original):
         latent = torch.zeros(1, 8, 64, 16, device=one.device)
         predict = functools.partial(one.predict, latent, 1, prompt)
         with sdpa_kernel(SDPBackend.MATH):
-            counts.append(loading._kept_for_gradients(one.unet, predict))
+            counts.append(loading._kept_for_gradients(one.denoiser, predict))
     assert counts[0] == pytest.approx(counts[1], rel=0.02)
 
 
@@ -512,7 +512,7 @@ def test_step_1_has_a_gradient_at_every_token_and_none_at_padding(model):
     ("rank", "gap"), [(None, None), (2, Gap(1.0, 2.0))], ids=["full", "LoRA and inpainting"]
 )
 def test_the_three_steps_edit_a_clip(model, rank, gap):
-    before = {name: weight.clone() for name, weight in model.unet.state_dict().items()}
+    before = {name: weight.clone() for name, weight in model.denoiser.state_dict().items()}
     clip = tiny_clip(3.0)
     settings = dataclasses.replace(
         SETTINGS, finetuning=dataclasses.replace(SETTINGS.finetuning, lora_rank=rank)
@@ -525,7 +525,7 @@ def test_the_three_steps_edit_a_clip(model, rank, gap):
     if gap:
         observed = sample_mask(clip, gap)
         assert np.array_equal(edited.waveform[observed], clip.waveform[observed])
-    assert all(torch.equal(before[n], w) for n, w in model.unet.state_dict().items())
+    assert all(torch.equal(before[n], w) for n, w in model.denoiser.state_dict().items())
 
 
 # half precision: a T4 has float16 and no bfloat16
@@ -534,7 +534,7 @@ def test_the_three_steps_edit_a_clip(model, rank, gap):
 @pytest.fixture
 def half_model():
     model = tiny_model()
-    nn.Module.to(model.unet, torch.float16)
+    nn.Module.to(model.denoiser, torch.float16)
     return model
 
 
@@ -559,7 +559,7 @@ def test_step_1_of_a_half_model_is_that_of_a_whole_one(half_model):
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_step_2_of_a_half_model_trains_in_float32(half_model, rank):
-    before = {name: weight.clone() for name, weight in half_model.unet.state_dict().items()}
+    before = {name: weight.clone() for name, weight in half_model.denoiser.state_dict().items()}
     prompt, latent = half_model.embed_text("a dog"), latent_of(half_model)
     # a step of 1e-6 is lost in most float16 weights
     settings = FinetuningSettings(steps=3, learning_rate=1e-6, lora_rank=rank)
@@ -569,12 +569,12 @@ def test_step_2_of_a_half_model_trains_in_float32(half_model, rank):
         moved = [not torch.equal(w, before[n].float()) for n, w in tuned.weights.items()]
         assert sum(moved) > 0.9 * len(moved)
     whole = tiny_model()
-    nn.Module.to(whole.unet, torch.float16).to(torch.float32)  # the same rounded weights
+    nn.Module.to(whole.denoiser, torch.float16).to(torch.float32)  # the same rounded weights
     expected = finetune(whole, latent, prompt, settings, progress=False)
     assert tuned.losses == pytest.approx(expected.losses, rel=0.02)
 
     assert half_model.dtype == torch.float16
-    assert all(torch.equal(before[n], w) for n, w in half_model.unet.state_dict().items())
+    assert all(torch.equal(before[n], w) for n, w in half_model.denoiser.state_dict().items())
     with tuned.enabled() as enabled:
         assert enabled.predict(latent, 500, prompt).isfinite().all()
 

@@ -106,7 +106,7 @@ class FineTuning:
         """Inside ``with``, the model is the tuned one (θ*); afterwards exactly the base model."""
         settings = self.settings
         return tunable(
-            self.model.unet,
+            self.model.denoiser,
             settings.lora_rank,
             settings.lora_targets,
             weights=self.weights,
@@ -157,7 +157,7 @@ def finetune(
     provenance = Provenance(
         model.weights, {"": settings, "precision": precision, "schedule": model.schedule}
     )
-    with tunable(model.unet, settings.lora_rank, settings.lora_targets) as parameters:
+    with tunable(model.denoiser, settings.lora_rank, settings.lora_targets) as parameters:
         with explain_memory_errors("Step 2, fine-tuning"):
             for parameter in parameters.values():
                 parameter.data = parameter.data.to(torch.float32, copy=True)
@@ -212,7 +212,7 @@ class tunable:
 
     Parameters
     ----------
-    unet : torch.nn.Module
+    denoiser : torch.nn.Module
     lora_rank : int, optional
         Adds adapters to the copy; without it, the whole copy is tunable.
     lora_targets : tuple of str
@@ -231,13 +231,13 @@ class tunable:
 
     def __init__(
         self,
-        unet: nn.Module,
+        denoiser: nn.Module,
         lora_rank: int | None,
         lora_targets: tuple[str, ...] = (*LORA_TARGETS,),
         weights: dict[str, Tensor] | None = None,
         gives: object = None,
     ) -> None:
-        self._unet = unet
+        self._denoiser = denoiser
         self._rank = lora_rank
         self._targets = lora_targets
         self._weights = weights
@@ -246,9 +246,9 @@ class tunable:
 
     def __enter__(self) -> object:
         """Switch on."""
-        _switch_off_what_was_left(self._unet)
-        self._base = vars(self._unet)
-        tuned, parameters = _copy(self._unet, self._rank, self._targets)
+        _switch_off_what_was_left(self._denoiser)
+        self._base = vars(self._denoiser)
+        tuned, parameters = _copy(self._denoiser, self._rank, self._targets)
         for name, parameter in parameters.items():
             if self._weights is not None:
                 parameter.data = self._weights[name].to(parameter.device)
@@ -256,9 +256,9 @@ class tunable:
         vars(tuned)[_SWITCH] = self
         gives = parameters if self._gives is None else self._gives
         try:
-            object.__setattr__(self._unet, "__dict__", vars(tuned))
+            object.__setattr__(self._denoiser, "__dict__", vars(tuned))
         except BaseException:
-            object.__setattr__(self._unet, "__dict__", self._base)
+            object.__setattr__(self._denoiser, "__dict__", self._base)
             raise
         return gives
 
@@ -271,11 +271,11 @@ class tunable:
 
     def leave(self, *error: object) -> None:
         """Switch off."""
-        object.__setattr__(self._unet, "__dict__", self._base)
+        object.__setattr__(self._denoiser, "__dict__", self._base)
 
-    def _check(self, unet: nn.Module, inputs: tuple) -> None:
+    def _check(self, denoiser: nn.Module, inputs: tuple) -> None:
         if not self.is_inside:
-            _switch_off_what_was_left(unet)
+            _switch_off_what_was_left(denoiser)
             raise RuntimeError(
                 "An interruption had left tuned weights switched on; they are off now, and the "
                 "model is as it was loaded: run this again."
@@ -285,26 +285,26 @@ class tunable:
 _SWITCH = "_tunable"
 
 
-def _switch_off_what_was_left(unet: nn.Module) -> None:
+def _switch_off_what_was_left(denoiser: nn.Module) -> None:
     """Switch off what an interruption left on; refuse what a ``with`` block has on."""
-    while (switch := vars(unet).get(_SWITCH)) is not None:
+    while (switch := vars(denoiser).get(_SWITCH)) is not None:
         if switch.is_inside:
             raise RuntimeError(
                 "Another fine-tuning of this model is switched on: leave its `with` block first."
             )
-        object.__setattr__(unet, "__dict__", switch._base)
+        object.__setattr__(denoiser, "__dict__", switch._base)
 
 
 def _copy(
-    unet: nn.Module, lora_rank: int | None, lora_targets: tuple[str, ...]
+    denoiser: nn.Module, lora_rank: int | None, lora_targets: tuple[str, ...]
 ) -> tuple[nn.Module, dict[str, nn.Parameter]]:
     """Copy a UNet's modules but not its weights; returns what is tunable by name."""
-    shared = {id(tensor): tensor for tensor in chain(unet.parameters(), unet.buffers())}
+    shared = {id(tensor): tensor for tensor in chain(denoiser.parameters(), denoiser.buffers())}
     if lora_rank is None:
         own = {i: nn.Parameter(t.detach(), False) for i, t in shared.items() if _is_parameter(t)}
-        tuned = copy.deepcopy(unet, {**shared, **own})
+        tuned = copy.deepcopy(denoiser, {**shared, **own})
         return tuned, dict(tuned.named_parameters())
-    tuned = copy.deepcopy(unet, shared)
+    tuned = copy.deepcopy(denoiser, shared)
     config = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=list(lora_targets))
     LoraModel(tuned, config, "edit")
     return tuned, {name: p for name, p in tuned.named_parameters() if p.requires_grad}

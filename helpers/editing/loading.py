@@ -105,20 +105,20 @@ def memory_needed(model: LatentAudioModel, settings: EditSettings, dtype: torch.
     dtype : torch.dtype
         Of the UNet.
     """
-    nn.Module.to(model.unet, dtype)  # diffusers' own `to` warns of nothing
+    nn.Module.to(model.denoiser, dtype)  # diffusers' own `to` warns of nothing
     weights = sum(map(_bytes, model.parts.values()))
     prompt = model.embed_text("a prompt of the usual length")
     noisy = torch.zeros(settings.finetuning.batch_size, *model.latent_shape, device="meta")
     finetuning = settings.finetuning
     rank = finetuning.lora_rank
-    with tunable(model.unet, rank, finetuning.lora_targets) as parameters:
+    with tunable(model.denoiser, rank, finetuning.lora_targets) as parameters:
         trained = 4 * sum(parameter.numel() for parameter in parameters.values())
         for parameter in parameters.values():
             parameter.data = parameter.data if rank is None else parameter.data.float()
             parameter.requires_grad_(True)
-        activations = _kept_for_gradients(model.unet, lambda: model.predict(noisy, 1, prompt))
+        activations = _kept_for_gradients(model.denoiser, lambda: model.predict(noisy, 1, prompt))
     if rank is None and dtype != torch.float32:
-        activations += _bytes(model.unet)  # autocast's copies of the float32 weights
+        activations += _bytes(model.denoiser)  # autocast's copies of the float32 weights
     # Adam's own temporaries, as large as what is trained, come when the activations have gone.
     return Memory(weights, 4 * trained, max(activations, trained))
 

@@ -1,4 +1,4 @@
-"""One class for every text-to-audio latent diffusion model, and what its UNet listens to.
+"""One class for every text-to-audio latent diffusion model, and what its denoiser listens to.
 
 A base model is a builder that returns a :class:`LatentAudioModel`; the three steps of the method,
 inpainting and every baseline are written once against it.  TANGO, AudioLDM and AudioLDM 2 differ
@@ -32,7 +32,7 @@ class OutOfMemory(RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class Conditioning:
-    """What the UNet listens to: it can be optimised, interpolated and batched.
+    """What the denoiser listens to: it can be optimised, interpolated and batched.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ class Conditioning:
             {name: torch.cat([item.given[name] for item in items]) for name in items[0].given},
         )
 
-    def unet_inputs(self) -> dict[str, Tensor | None]:
+    def denoiser_inputs(self) -> dict[str, Tensor | None]:
         """Keyword arguments of a diffusers UNet, or of what a builder puts in its place.
 
         TANGO's tokens are ``encoder_hidden_states``, AudioLDM 2's second stream
@@ -156,7 +156,7 @@ class Conditioning:
 
 @dataclass(eq=False)
 class LatentAudioModel:
-    """A text-to-audio latent diffusion model: autoencoder, UNet, vocoder and text encoder.
+    """A text-to-audio latent diffusion model: autoencoder, denoiser, vocoder and text encoder.
 
     It is always in evaluation mode with frozen weights; fine-tuning gives back something that can
     be switched on (:mod:`helpers.editing.finetuning`).
@@ -165,8 +165,9 @@ class LatentAudioModel:
     ----------
     name : str
         What messages, tables and caches call it.
-    unet : torch.nn.Module
-        A diffusers UNet: ``unet(latent, timestep, **Conditioning.unet_inputs()).sample``.
+    denoiser : torch.nn.Module
+        A diffusers UNet or the like, called as
+        ``denoiser(latent, timestep, **Conditioning.denoiser_inputs()).sample``.
         What of it stays as published when it is tuned is a buffer, not a parameter.
     vae : torch.nn.Module
         Over log-mel spectrograms (batch, 1, 1024, 64), or over waveforms (batch, channels,
@@ -197,7 +198,7 @@ class LatentAudioModel:
     """
 
     name: str
-    unet: nn.Module
+    denoiser: nn.Module
     vae: nn.Module
     vocoder: nn.Module | None
     noise_schedule: SchedulerMixin
@@ -218,18 +219,18 @@ class LatentAudioModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the UNet is."""
-        return next(self.unet.parameters()).device
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Precision of the UNet's weights."""
-        return next(self.unet.parameters()).dtype
+        """Precision of the denoiser's weights."""
+        return next(self.denoiser.parameters()).dtype
 
     @property
     def parts(self) -> dict[str, nn.Module]:
         """What is on :attr:`device`, by the names that stored results know."""
-        parts = {"UNet": self.unet, "autoencoder": self.vae, "vocoder": self.vocoder}
+        parts = {"UNet": self.denoiser, "autoencoder": self.vae, "vocoder": self.vocoder}
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
@@ -392,7 +393,7 @@ class LatentAudioModel:
         conditioning: Conditioning,
         guidance_scale: float = 1.0,
     ) -> Tensor:
-        """Return the UNet's output f_θ(z_t, t, e): noise, velocity or sample, as it was trained.
+        """Return the denoiser's output f_θ(z_t, t, e), of the kind that it was trained for.
 
         Parameters
         ----------
@@ -414,9 +415,9 @@ class LatentAudioModel:
         conditioning = conditioning.repeat(len(latent))
         timesteps = torch.as_tensor(timestep, device=self.device).expand(len(latent))
         if guidance_scale == 1:
-            return self._call_unet(latent, timesteps, conditioning)
+            return self._call_denoiser(latent, timesteps, conditioning)
         both = Conditioning.cat([self.unconditional(len(latent), conditioning), conditioning])
-        empty, conditional = self._call_unet(
+        empty, conditional = self._call_denoiser(
             torch.cat([latent, latent]), torch.cat([timesteps, timesteps]), both
         ).chunk(2)
         return empty + guidance_scale * (conditional - empty)
@@ -487,9 +488,11 @@ class LatentAudioModel:
     def _is_continuous(self) -> bool:
         return isinstance(self.noise_schedule, kinds.ContinuousSchedule)
 
-    def _call_unet(self, latent: Tensor, timesteps: Tensor, conditioning: Conditioning) -> Tensor:
-        inputs = conditioning.to(self.device, self.dtype).unet_inputs()
-        return self.unet(latent.to(self.dtype), timesteps, **inputs).sample.to(latent.dtype)
+    def _call_denoiser(
+        self, latent: Tensor, timesteps: Tensor, conditioning: Conditioning
+    ) -> Tensor:
+        inputs = conditioning.to(self.device, self.dtype).denoiser_inputs()
+        return self.denoiser(latent.to(self.dtype), timesteps, **inputs).sample.to(latent.dtype)
 
     @torch.no_grad()
     def _encode_text(self, prompts: list[str], seconds: float | None = None) -> Conditioning:

@@ -164,7 +164,7 @@ def load_pocket(folder: Path | None = None) -> LatentAudioModel:
     folder = folder or data_path("pocket")
     return LatentAudioModel(
         name="pocket",
-        unet=PocketUNet.from_pretrained(folder / "unet"),
+        denoiser=PocketUNet.from_pretrained(folder / "unet"),
         vae=PocketAutoencoder.from_pretrained(folder / "vae"),
         vocoder=GriffinLim(),
         noise_schedule=DDPMScheduler.from_pretrained(folder / "scheduler"),
@@ -178,7 +178,7 @@ def _load(source: str | Path, device: torch.device, dtype: torch.dtype) -> Laten
     model = load_pocket()
     for module in model.parts.values():
         module.to(device)
-    nn.Module.to(model.unet, dtype)  # diffusers' own `to` warns of nothing
+    nn.Module.to(model.denoiser, dtype)  # diffusers' own `to` warns of nothing
     return model
 
 

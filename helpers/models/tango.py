@@ -213,7 +213,7 @@ def convert(source: str | Path, folder: str | Path, dtype: torch.dtype = torch.f
     model = load_tango(source, dtype=dtype)
     text = model.text_encoder
     parts = {
-        "unet": model.unet,
+        "unet": model.denoiser,
         "vae": model.vae,
         "vocoder": model.vocoder,
         "text_encoder": text.model,
@@ -259,7 +259,7 @@ def file_sizes() -> dict[str, int]:
         text = T5EncoderModel(T5Config(**TEXT_ENCODER_CONFIG))
     unet, text, vae, vocoder = (
         sum(p.nbytes for p in part.parameters())
-        for part in (model.unet, text, model.vae, model.vocoder)
+        for part in (model.denoiser, text, model.vae, model.vocoder)
     )
     return {MAIN: unet + text, VAE: vae + vocoder, **dict.fromkeys(CONFIGS, 1000)}
 
