@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
@@ -168,9 +167,10 @@ class _Task:
     def loss(self, conditioning: Conditioning, tuned: FineTuning | None = None) -> float:
         """Eq. 1, averaged over draws that are always the same and were not trained on."""
         generator = torch.Generator().manual_seed(LOSS_SEED)
-        with torch.no_grad(), _switched_on(tuned):
+        model = self.model if tuned is None else tuned.model
+        with torch.no_grad():
             draws = [
-                reconstruction_loss(self.model, self.latent, conditioning, generator, LOSS_BATCH)
+                reconstruction_loss(model, self.latent, conditioning, generator, LOSS_BATCH)
                 for _ in range(LOSS_DRAWS // LOSS_BATCH)
             ]
         return float(torch.stack(draws).mean())
@@ -185,8 +185,8 @@ class _Task:
         """Step 3 at several η; ``sampling`` replaces some of the preset's settings."""
         settings = replace(preset(PRESET).sampling, **sampling)
         mixtures = Conditioning.cat([interpolate(optimised, self.target, eta) for eta in etas])
-        with _switched_on(tuned):
-            latents = sample(self.model, mixtures, settings, self.latent, progress=False)
+        model = self.model if tuned is None else tuned.model
+        latents = sample(model, mixtures, settings, self.latent, progress=False)
         return self.model.decode_batch(latents, self.clip)
 
     def error(self, clip: Clip) -> float:
@@ -197,10 +197,6 @@ class _Task:
     def clap_scores(self, clips: Sequence[Clip]) -> list[tuple[float, float]]:
         """Text CLAP and Audio CLAP of edits."""
         return scores.clap_scores(_clap(), clips, self.prompt, self.clip)
-
-
-def _switched_on(tuned: FineTuning | None):
-    return nullcontext() if tuned is None else tuned.enabled()
 
 
 @lru_cache(maxsize=4)

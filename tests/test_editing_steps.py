@@ -1,17 +1,14 @@
 """Eq. 1, Step 1 and Step 2."""
 
-import copy
 import dataclasses
 import errno
 import os
 import random
 import re
 import signal
-import sys
 import threading
 import time
-from collections import OrderedDict
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,13 +16,14 @@ import pytest
 import torch
 from tiny import TINY_SHAPE, tiny_model
 
-from helpers.editing import finetuning, optimisation
+from helpers.editing import optimisation
 from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
 from helpers.editing.finetuning import (
     LORA_WIDE_TARGETS,
     FineTuning,
     FinetuningSettings,
     finetune,
+    tunable,
 )
 from helpers.editing.objective import reconstruction_loss, training_target
 from helpers.editing.optimisation import CheckpointError, DivergenceError, fingerprint
@@ -202,116 +200,46 @@ def test_step_1_leaves_the_model_alone(model, latent, target):
 
 
 @RANKS
-def test_step_2_returns_the_base_model_and_can_be_switched_on(model, latent, target, settings):
+def test_step_2_gives_a_second_model_and_leaves_the_base_model_alone(
+    model, latent, target, settings
+):
     before = snapshot(model.denoiser)
     base = model.predict(latent, 500, target)
-    tuned = finetune(model, latent, target, settings, progress=False)
+    first, second = (
+        finetune(model, latent, target, dataclasses.replace(settings, seed=seed), progress=False)
+        for seed in (0, 1)
+    )
     assert_unchanged(model.denoiser, before)
-    for _ in range(2):
-        with tuned.enabled():
-            assert not torch.allclose(model.predict(latent, 500, target), base, atol=1e-4)
-        assert_unchanged(model.denoiser, before)
     assert torch.equal(model.predict(latent, 500, target), base)
+    predictions = [tuned.model.predict(latent, 500, target) for tuned in (first, second)]
+    assert not torch.allclose(predictions[0], base, atol=1e-4)
+    assert not torch.allclose(*predictions, atol=1e-4)
+    assert torch.equal(first.model.predict(latent, 500, target), predictions[0])
+    for name in ("vae", "vocoder", "text_encoder", "noise_schedule"):
+        assert getattr(first.model, name) is getattr(model, name)
+    assert not any(p.requires_grad for p in first.model.denoiser.parameters())
+
+
+def test_a_tuned_model_shares_all_weights_that_stay(model, latent, target):
+    places = {p.data_ptr() for p in model.denoiser.parameters()}
+    lora = finetune(model, latent, target, LORA, progress=False)
+    own = {p.data_ptr() for p in lora.model.denoiser.parameters()} - places
+    assert own == {weight.data_ptr() for weight in lora.weights.values()}
+    whole, parameters = tunable(model)
+    assert {p.data_ptr() for p in whole.denoiser.parameters()} == places
+    assert parameters.keys() == dict(model.denoiser.named_parameters()).keys()
+    assert not {id(p) for p in parameters.values()} & {id(p) for p in model.denoiser.parameters()}
 
 
 @RANKS
 @pytest.mark.parametrize("error", [KeyboardInterrupt, torch.OutOfMemoryError, ZeroDivisionError])
-def test_step_2_restores_the_model_when_it_fails(model, latent, target, settings, error):
-    before = snapshot(model.denoiser)
+def test_a_failing_step_2_leaves_the_base_model_alone(model, latent, target, settings, error):
+    before, base = snapshot(model.denoiser), model.predict(latent, 500, target)
     with pytest.raises(BaseException) as caught, raised_at_call(model, 4, error()):  # noqa: PT011
         finetune(model, latent, target, settings, progress=False)
     assert error in (type(caught.value), type(caught.value.__cause__))
     assert_unchanged(model.denoiser, before)
-
-
-@RANKS
-def test_an_error_while_switched_on_restores_the_model(model, latent, target, settings):
-    before = snapshot(model.denoiser)
-    tuned = finetune(model, latent, target, settings, progress=False)
-    with pytest.raises(ZeroDivisionError), tuned.enabled():
-        raise ZeroDivisionError
-    assert_unchanged(model.denoiser, before)
-
-
-@contextmanager
-def interrupted_at(event_number, events=None):
-    """Raise KeyboardInterrupt at the n-th bytecode that a signal could come at.
-
-    Only in the module that switches weights; the moments are counted if there is no number.
-    """
-    count = 0
-
-    def local(frame, event, argument):
-        nonlocal count
-        if event == "opcode":
-            count += 1
-            if count == event_number:
-                sys.settrace(None)
-                raise KeyboardInterrupt
-        return local
-
-    def tracer(frame, event, argument):
-        if frame.f_code.co_filename == finetuning.__file__:
-            frame.f_trace_opcodes = True
-            return local(frame, "opcode", argument) and local
-        return None
-
-    sys.settrace(tracer)
-    try:
-        yield
-    finally:
-        sys.settrace(None)
-        if events is not None:
-            events.append(count)
-
-
-def edit_once(model, latent, target, settings):
-    tuned = finetune(model, latent, target, settings, progress=False)
-    with tuned.enabled():
-        model.predict(latent, 500, target)
-
-
-def assert_as_loaded(model, latent, target, before, base):
-    """Weights and predictions are the base model's; a sentence may come first, once."""
-    try:
-        prediction = model.predict(latent, 500, target)
-    except RuntimeError as error:
-        assert "An interruption had left tuned weights switched on" in str(error)  # noqa: PT017
-        prediction = model.predict(latent, 500, target)
-    assert torch.equal(prediction, base)
-    assert_unchanged(model.denoiser, before)
-
-
-@RANKS
-def test_an_interruption_at_any_moment_leaves_the_model_as_loaded(
-    model, latent, target, settings, monkeypatch
-):
-    settings = dataclasses.replace(settings, steps=1)
-    tuned = finetune(model, latent, target, settings, progress=False)
-    before, base = snapshot(model.denoiser), model.predict(latent, 500, target)
-    copied = finetuning._copy(model.denoiser, settings.lora_rank, settings.lora_targets)
-
-    def copied_before(*arguments):  # what copies is slow while it is traced, and changes nothing
-        tuned_unet = copy.copy(copied[0])
-        vars(tuned_unet)["_forward_pre_hooks"] = OrderedDict()
-        return tuned_unet, copied[1]
-
-    monkeypatch.setattr(finetuning, "_copy", copied_before)
-    moments, stopped = [], 0
-    with interrupted_at(None, moments), tuned.enabled():
-        pass
-    last = moments[0] - 80  # from there on it switches
-    chosen = random.Random(0).sample(range(1, last), 10) + list(range(last, moments[0] + 1))
-    for moment in chosen:
-        try:
-            with interrupted_at(moment), tuned.enabled():
-                pass
-        except KeyboardInterrupt:
-            stopped += 1
-        assert_as_loaded(model, latent, target, before, base)
-    assert stopped == len(chosen)
-    with tuned.enabled():
-        assert not torch.equal(model.predict(latent, 500, target), base)
+    assert torch.equal(model.predict(latent, 500, target), base)
 
 
 @RANKS
@@ -320,8 +248,13 @@ def test_signals_at_random_moments_leave_the_model_as_loaded(model, latent, targ
         pytest.skip("no timers here")
     settings = dataclasses.replace(settings, steps=2)
     before, base = snapshot(model.denoiser), model.predict(latent, 500, target)
+
+    def edit_once():
+        tuned = finetune(model, latent, target, settings, progress=False)
+        tuned.model.predict(latent, 500, target)
+
     started = time.perf_counter()
-    edit_once(model, latent, target, settings)
+    edit_once()
     duration, moments = time.perf_counter() - started, random.Random(1)
 
     def interrupt(number, frame):
@@ -332,58 +265,22 @@ def test_signals_at_random_moments_leave_the_model_as_loaded(model, latent, targ
         for _ in range(10):
             try:
                 signal.setitimer(signal.ITIMER_REAL, moments.uniform(0.001, duration))
-                edit_once(model, latent, target, settings)
+                edit_once()
             except KeyboardInterrupt:
                 pass
             finally:
                 signal.setitimer(signal.ITIMER_REAL, 0)
-            assert_as_loaded(model, latent, target, before, base)
+            assert torch.equal(model.predict(latent, 500, target), base)
+            assert_unchanged(model.denoiser, before)
     finally:
         signal.signal(signal.SIGALRM, previous)
-
-
-def test_a_block_that_was_left_without_switching_off_is_noticed(model, latent, target):
-    """What an interruption at the very first moment of leaving does."""
-    before, base = snapshot(model.denoiser), model.predict(latent, 500, target)
-    tuned = finetune(model, latent, target, FULL, progress=False)
-
-    def interrupt(self, *error):
-        raise KeyboardInterrupt
-
-    for next_use in ("predict", "finetune", "enable"):
-        switch = tuned.enabled()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(finetuning.tunable, "leave", interrupt)
-            with pytest.raises(KeyboardInterrupt), switch:
-                pass
-        assert vars(model.denoiser) is not switch._base
-        if next_use == "predict":
-            with pytest.raises(RuntimeError, match="had left tuned weights.*run this again"):
-                model.predict(latent, 500, target)
-        elif next_use == "finetune":
-            again = finetune(model, latent, target, FULL, progress=False)
-            assert again.losses == tuned.losses
-        else:
-            with tuned.enabled():
-                assert not torch.equal(model.predict(latent, 500, target), base)
-        assert torch.equal(model.predict(latent, 500, target), base)
-        assert_unchanged(model.denoiser, before)
-
-
-def test_an_exit_stack_can_switch_on_too(model, latent, target):
-    base = model.predict(latent, 500, target)
-    tuned = finetune(model, latent, target, LORA, progress=False)
-    with ExitStack() as stack:
-        stack.enter_context(tuned.enabled())
-        assert not torch.equal(model.predict(latent, 500, target), base)
-    assert torch.equal(model.predict(latent, 500, target), base)
 
 
 def test_lora_starts_as_the_base_model(model, latent, target):
     base = model.predict(latent, 500, target)
     settings = dataclasses.replace(LORA, steps=0)
-    with finetune(model, latent, target, settings, progress=False).enabled():
-        assert torch.equal(model.predict(latent, 500, target), base)
+    tuned = finetune(model, latent, target, settings, progress=False)
+    assert torch.equal(tuned.model.predict(latent, 500, target), base)
 
 
 def test_lora_trains_attention_projections_of_its_rank_only(model, latent, target):
@@ -393,7 +290,7 @@ def test_lora_trains_attention_projections_of_its_rank_only(model, latent, targe
     assert {min(weight.shape) for weight in tuned.weights.values()} == {2}
 
 
-def test_lora_adapts_the_layers_that_are_named_and_puts_them_back(model, latent, target):
+def test_lora_adapts_the_layers_that_are_named(model, latent, target):
     before = snapshot(model.denoiser)
     wide = dataclasses.replace(LORA, lora_targets=LORA_WIDE_TARGETS)
     tuned = finetune(model, latent, target, wide, progress=False)
@@ -402,8 +299,7 @@ def test_lora_adapts_the_layers_that_are_named_and_puts_them_back(model, latent,
     assert any(name.endswith("proj_in") for name in adapted)
     assert len(adapted) > len(finetune(model, latent, target, LORA, progress=False).weights) / 2
     base = model.predict(latent, 500, target)
-    with tuned.enabled():
-        assert not torch.allclose(model.predict(latent, 500, target), base, atol=1e-4)
+    assert not torch.allclose(tuned.model.predict(latent, 500, target), base, atol=1e-4)
     assert_unchanged(model.denoiser, before)
 
 
@@ -411,19 +307,12 @@ def test_full_fine_tuning_lowers_the_loss(model, latent, target):
     settings = FinetuningSettings(steps=60, learning_rate=3e-3, batch_size=4)
     tuned = finetune(model, latent, target, settings, progress=False)
 
-    def loss():
-        return reconstruction_loss(model, latent, target, torch.Generator().manual_seed(9), 64)
-
-    before = loss().item()
-    with tuned.enabled():
-        assert loss().item() < 0.9 * before
+    before, after = (
+        reconstruction_loss(each, latent, target, torch.Generator().manual_seed(9), 64).item()
+        for each in (model, tuned.model)
+    )
+    assert after < 0.9 * before
     assert len(tuned.weights) == len(list(model.denoiser.parameters()))
-
-
-def test_two_adapters_at_once_are_refused(model, latent, target):
-    tuned = finetune(model, latent, target, LORA, progress=False)
-    with tuned.enabled(), pytest.raises(RuntimeError, match="switched on"):
-        finetune(model, latent, target, LORA, progress=False)
 
 
 @RANKS

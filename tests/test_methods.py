@@ -502,9 +502,8 @@ def test_without_step_1_the_model_is_tuned_on_the_prompt_itself(model, clip, sou
     [result] = sweep("ours-without-step1", model, clip, [0.5])
     target = model.embed_text(PROMPT)
     tuned = finetune(model, source, target, SETTINGS.finetuning, progress=False)
-    with tuned.enabled():
-        sampling = dataclasses.replace(SAMPLING, strength=0.5)
-        latent = sample(model, target, sampling, source, progress=False)
+    sampling = dataclasses.replace(SAMPLING, strength=0.5)
+    latent = sample(tuned.model, target, sampling, source, progress=False)
     assert same(result, model.decode(latent, clip))
     assert result.name == "pulses, Ours without Step 1, strength = 0.5"
 

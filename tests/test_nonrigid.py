@@ -72,12 +72,12 @@ def test_a_sweep_is_what_each_eta_gives_alone(model, clip):
 def test_eta_1_is_the_prompt_and_eta_0_the_optimised_embedding(model, clip):
     with new_edit(model, clip) as edit:
         ends = edit.sweep([0, 1])
-        with edit.finetuning.enabled():
-            for conditioning, result in zip(
-                [edit.embedding.conditioning, model.embed_text(PROMPT)], ends, strict=True
-            ):
-                latent = sample(model, conditioning, SETTINGS.sampling, edit.latent, False)
-                assert same(model.decode(latent, clip), result)
+        tuned = edit.finetuning.model
+        for conditioning, result in zip(
+            [edit.embedding.conditioning, model.embed_text(PROMPT)], ends, strict=True
+        ):
+            latent = sample(tuned, conditioning, SETTINGS.sampling, edit.latent, False)
+            assert same(model.decode(latent, clip), result)
 
 
 @pytest.mark.parametrize("rank", [None, 2])

@@ -111,12 +111,12 @@ def memory_needed(model: LatentAudioModel, settings: EditSettings, dtype: torch.
     noisy = torch.zeros(settings.finetuning.batch_size, *model.latent_shape, device="meta")
     finetuning = settings.finetuning
     rank = finetuning.lora_rank
-    with tunable(model.denoiser, rank, finetuning.lora_targets) as parameters:
-        trained = 4 * sum(parameter.numel() for parameter in parameters.values())
-        for parameter in parameters.values():
-            parameter.data = parameter.data if rank is None else parameter.data.float()
-            parameter.requires_grad_(True)
-        activations = _kept_for_gradients(model.denoiser, lambda: model.predict(noisy, 1, prompt))
+    tuned, parameters = tunable(model, rank, finetuning.lora_targets)
+    trained = 4 * sum(parameter.numel() for parameter in parameters.values())
+    for parameter in parameters.values():
+        parameter.data = parameter.data if rank is None else parameter.data.float()
+        parameter.requires_grad_(True)
+    activations = _kept_for_gradients(tuned.denoiser, lambda: tuned.predict(noisy, 1, prompt))
     if rank is None and dtype != torch.float32:
         activations += _bytes(model.denoiser)  # autocast's copies of the float32 weights
     # Adam's own temporaries, as large as what is trained, come when the activations have gone.

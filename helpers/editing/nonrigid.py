@@ -132,14 +132,13 @@ class NonRigidEdit:
             check_eta(eta)
         self.fit()
         conditionings = [interpolate(self.embedding.conditioning, self.target, e) for e in etas]
-        with self.finetuning.enabled():
-            latents = sample(
-                self.model,
-                Conditioning.cat(conditionings),
-                self.settings.sampling,
-                self.latent,
-                self.progress,
-            )
+        latents = sample(
+            self.finetuning.model,
+            Conditioning.cat(conditionings),
+            self.settings.sampling,
+            self.latent,
+            self.progress,
+        )
         names = [f"{self.clip.name}, η = {eta:g}" for eta in etas]
         clips = self.model.decode_batch(latents, self.clip, names)
         if self.gap is None or not pasted:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
@@ -54,20 +53,18 @@ class Ours(Method):
 
     def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
         """See :meth:`helpers.methods.method.Method.latents`."""
-        with self._fitted(task) as edit:
-            optimised, target = edit.embedding.conditioning, edit.target
-            mixed = Conditioning.cat([interpolate(optimised, target, eta) for eta in settings])
-            return sample(edit.model, mixed, self.sampling, edit.latent, task.progress)
+        edit = self._fitted(task)
+        optimised, target = edit.embedding.conditioning, edit.target
+        mixed = Conditioning.cat([interpolate(optimised, target, eta) for eta in settings])
+        return sample(edit.finetuning.model, mixed, self.sampling, edit.latent, task.progress)
 
-    @contextmanager
-    def _fitted(self, task: Task) -> Iterator[NonRigidEdit]:
-        """Run Steps 1 and 2, and switch θ* on."""
+    def _fitted(self, task: Task) -> NonRigidEdit:
+        """Run Steps 1 and 2."""
         steps = EditSettings(self.embedding, self.finetuning, self.sampling, self.terminal_snr)
-        run = NonRigidEdit(
+        edit = NonRigidEdit(
             task.model, task.clip, task.prompt, steps, task.gap, task.folder, task.progress
         )
-        with run as edit, edit.fit().finetuning.enabled():
-            yield edit
+        return edit.fit()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +91,11 @@ class OursWithoutStep1(Ours):
     def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
         """See :meth:`helpers.methods.method.Method.latents`."""
         starts = [replace(self.sampling, strength=strength) for strength in settings]
-        with self._fitted(task) as edit:
-            return torch.cat(
-                [sample(edit.model, edit.target, s, edit.latent, task.progress) for s in starts]
-            )
+        edit = self._fitted(task)
+        tuned = edit.finetuning.model
+        return torch.cat(
+            [sample(tuned, edit.target, s, edit.latent, task.progress) for s in starts]
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
