@@ -53,7 +53,7 @@ test: export OMP_NUM_THREADS = 1
 test: .venv/.dev ## run all tests: the package's, two of test-mutation's, every notebook as stored
 	@rm -rf .cache/test
 	MPLBACKEND=Agg $(run) pytest -n logical --maxprocesses 4 --dist loadfile
-	$(run) pytest -n 2 --confcutdir tests/mutation tests/mutation --two-of-today
+	$(run) pytest -n 2 --confcutdir tests/mutation tests/mutation -k "still_fit or 01 or 06"
 	$(if $(NOTEBOOKS),$(run) pytest -n logical --maxprocesses 4 --dist loadscope --nbval \
 	--nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg \
 	$(NOTEBOOKS))

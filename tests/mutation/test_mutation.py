@@ -47,7 +47,7 @@ FAULTS = {
     "03": Fault(
         "the tuned weights stay in the model",
         "editing/finetuning.py",
-        "parameter.data = originals[name]",
+        "parameter.data = parameter.data.to(torch.float32, copy=True)",
         "pass",
     ),
     "04": Fault(
