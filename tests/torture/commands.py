@@ -36,7 +36,7 @@ from helpers.comparison.scores import KEY, read_scores
 from helpers.editing import optimisation
 from helpers.editing.optimisation import optimise
 from helpers.methods.method import Method
-from helpers.storage import Provenance, StorageError, read_text
+from helpers.storage import Provenance, StorageError, output_folder, read_text
 from tools import classroom, colab, demo, sweeps, table1
 from tools.sweeps import RECORDS
 
@@ -291,12 +291,15 @@ def few_lessons() -> tuple[tempfile.TemporaryDirectory, Path]:
 def killed_classrooms(folder: Path, generator: random.Random) -> str:
     """Kill the renewal of students' versions; an answer that came between is kept."""
     lessons, out = few_lessons()[1] / "notebooks", folder / "class"
-    classroom.write_student_versions(out, lessons)
+
+    def write(out: Path) -> None:  # as the command does
+        with output_folder(out):
+            classroom.write_student_versions(out, lessons)
+
+    write(out)
     with mock.patch.object(classroom, "CODE_STUB", "raise NotImplementedError('today')"):
         for _ in range(3):
-            killed(
-                lambda: classroom.write_student_versions(out, lessons), generator.uniform(0.01, 0.6)
-            )
+            killed(lambda: write(out), generator.uniform(0.01, 0.6))
         for name in LESSONS:
             nbformat.read(out / name, as_version=4)
         answered = generator.random() < 0.5 and out / generator.choice(LESSONS)
@@ -304,12 +307,12 @@ def killed_classrooms(folder: Path, generator: random.Random) -> str:
             answered.write_text(read_text(answered) + " ")
             content = files(out)
             with contextlib.suppress(ValueError):
-                classroom.write_student_versions(out, lessons)
+                write(out)
                 return "lost"
             return "" if files(out) == content else "lost"
-        classroom.write_student_versions(out, lessons)
+        write(out)
         fresh = folder / "fresh"
-        classroom.write_student_versions(fresh, lessons)
+        write(fresh)
     return "" if files(out) == files(fresh) else "wrong"
 
 
