@@ -158,8 +158,8 @@ class Conditioning:
 class LatentAudioModel:
     """A text-to-audio latent diffusion model: autoencoder, denoiser, vocoder and text encoder.
 
-    It is always in evaluation mode with frozen weights; fine-tuning gives back something that can
-    be switched on (:mod:`helpers.editing.finetuning`).
+    It is always in evaluation mode with frozen weights; fine-tuning gives a second model
+    (:mod:`helpers.editing.finetuning`).
 
     Parameters
     ----------
