@@ -390,7 +390,7 @@ def test_results_of_another_making_are_not_mixed(
     elif change == "clap's name":
         clap.name = "another"
     elif change == "classifier":
-        monkeypatch.setattr("helpers.comparison.experiment.classifier_weights", lambda: "another")
+        monkeypatch.setattr("helpers.comparison.scores.classifier_weights", lambda: "another")
     elif change == "recording":
         save_clip(tiny_clip(SECONDS, 500), tmp_path / "add.wav")
         pairs = load_pairs(tmp_path / "mine.csv")

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from helpers.comparison.scores import weights_behind
 from helpers.data import data_path
 from helpers.editing.presets import preset
 from helpers.evaluation.clap import load_clap
-from helpers.evaluation.classifier import classifier_weights
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.pocket import load_pocket
 from helpers.storage import (
@@ -93,9 +93,8 @@ def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
 
 def made_from(model: LatentAudioModel) -> Provenance:
     """Return what a sweep's figures depend on, beside its points and the code."""
-    judges = {"CLAP": load_clap().weights, "classifier": classifier_weights()}
     return Provenance(
-        model.weights | judges,
+        weights_behind(model, load_clap()),
         {"schedule": model.schedule, "preset": preset(PRESET)},
         {PAIR_SET: content_hash(data_path("pairs", f"{PAIR_SET}.csv"))},
     )

@@ -19,10 +19,9 @@ from matplotlib.figure import Figure
 from helpers import load_model
 from helpers.comparison.experiment import Experiment
 from helpers.comparison.figures import figure_2, figure_4
-from helpers.comparison.scores import to_csv
+from helpers.comparison.scores import to_csv, weights_behind
 from helpers.comparison.tables import Results
 from helpers.evaluation.clap import load_clap
-from helpers.evaluation.classifier import classifier_weights
 from helpers.methods import METHODS, Method, methods_for
 from helpers.pairs import EDITS, Pair, load_pairs
 from helpers.storage import (
@@ -143,10 +142,9 @@ def write_report(experiment: Experiment, pairs: str) -> bool:
 
 def made_from(experiment: Experiment, results: Results) -> Provenance:
     """Return what decides what the report says: model, judges, pairs, settings and scores."""
-    judges = {"CLAP": experiment.clap.weights, "classifier": classifier_weights()}
     methods = experiment.methods.items()
     return Provenance(
-        experiment.model.weights | judges,
+        weights_behind(experiment.model, experiment.clap),
         {
             "pairs": results.pairs,
             "ids": [pair.id for pair in experiment.pairs],

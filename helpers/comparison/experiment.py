@@ -24,9 +24,16 @@ import soundfile
 from tqdm.auto import tqdm
 
 from helpers.audio import Clip, Sound, save_clip
-from helpers.comparison.scores import COLUMNS, KEY, ScoresError, measure, read_scores, write_scores
+from helpers.comparison.scores import (
+    COLUMNS,
+    KEY,
+    ScoresError,
+    measure,
+    read_scores,
+    weights_behind,
+    write_scores,
+)
 from helpers.evaluation.clap import Clap
-from helpers.evaluation.classifier import classifier_weights
 from helpers.methods import Method
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.pairs import Pair
@@ -185,7 +192,7 @@ class Experiment:
         except soundfile.SoundFileError:
             return None
         source = pair.source.clip
-        whole = abs(len(sound.samples) / sound.sample_rate - source.seconds) < 1e-3
+        whole = len(sound.samples) == source.samples_at(sound.sample_rate)
         return Clip.made(sound, path.stem, source) if whole else None
 
     @staticmethod
@@ -274,14 +281,17 @@ class Experiment:
                 records[sweep.pair.id] = _record_of_pair(sweep.pair)
         return records
 
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        return weights_behind(self.model, self.clap)
+
     def record(self, method: str) -> Provenance:
         """Tell what a method's rows are made from, but for the pair and the setting."""
         method = self.methods[method]
         left_out = "settings", "fixed_setting", "role"
         names = [f.name for f in fields(method) if f.compare and f.name not in left_out]
-        judges = {"CLAP": self.clap.weights, "classifier": classifier_weights()}
         return Provenance(
-            self.model.weights | judges,
+            self._weights,
             {
                 "model": self.model.name,
                 "schedule": self.model.schedule,

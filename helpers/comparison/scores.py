@@ -48,9 +48,10 @@ from torch.nn import functional
 from helpers.audio import Clip
 from helpers.editing.inpainting import Gap, sample_mask
 from helpers.evaluation.clap import Clap
-from helpers.evaluation.classifier import sound_probabilities
+from helpers.evaluation.classifier import classifier_weights, sound_probabilities
 from helpers.evaluation.onsets import detect_events, offset_f1, onset_f1
 from helpers.evaluation.structure import envelope_correlation, log_spectral_distance
+from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.pairs import Pair
 from helpers.sounds.vocabulary import LABELS
 from helpers.storage import StorageError, from_cell, read_table, to_cell, write_table
@@ -69,6 +70,11 @@ GAP_MARGIN = 0.1  # seconds
 
 class ScoresError(ValueError):
     """A table of scores that cannot be used; the message says why and what to do."""
+
+
+def weights_behind(model: LatentAudioModel, clap: Clap) -> dict[str, str]:
+    """SHA-256 of all weights that a scored edit depends on: the model's parts and both judges."""
+    return model.weights | {"CLAP": clap.weights, "classifier": classifier_weights()}
 
 
 def clap_scores(
