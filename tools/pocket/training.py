@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -65,25 +65,18 @@ class Recipe:
     unet: Schedule
 
 
+CPU = Recipe(
+    scenes=10_000,
+    latents=40_000,
+    calibration=1_500,
+    vae=Schedule(2_500, 1e-3, 8),
+    clap=Schedule(2_400, 1e-3, 40),
+    classifier=Schedule(1_600, 1e-3, 32),
+    unet=Schedule(40_000, 5e-4, 16, ema_decay=0.9995),
+)
 RECIPES = {
-    "cpu": Recipe(
-        scenes=10_000,
-        latents=40_000,
-        calibration=1_500,
-        vae=Schedule(2_500, 1e-3, 8),
-        clap=Schedule(2_400, 1e-3, 40),
-        classifier=Schedule(1_600, 1e-3, 32),
-        unet=Schedule(40_000, 5e-4, 16, ema_decay=0.9995),
-    ),
-    "gpu": Recipe(  # the same model: as many scenes are seen after a tenth of the steps, and more
-        scenes=10_000,
-        latents=40_000,
-        calibration=1_500,
-        vae=Schedule(2_500, 1e-3, 8),
-        clap=Schedule(2_400, 1e-3, 40),
-        classifier=Schedule(1_600, 1e-3, 32),
-        unet=Schedule(16_000, 1e-3, 256, ema_decay=0.999),
-    ),
+    "cpu": CPU,
+    "gpu": replace(CPU, unet=Schedule(16_000, 1e-3, 256, ema_decay=0.999)),
     "smoke": Recipe(500, 500, 100, *[Schedule(2, 1e-4, 2)] * 4),
 }
 
