@@ -220,6 +220,23 @@ def test_step_2_gives_a_second_model_and_leaves_the_base_model_alone(
     assert not any(p.requires_grad for p in first.model.denoiser.parameters())
 
 
+@RANKS
+def test_a_run_that_is_kept_on_the_way_holds_the_shorter_ones(model, latent, target, settings):
+    long = finetune(model, latent, target, settings, progress=False, keep=(2, 5))
+    assert set(long.kept) == {2, 5}
+    for steps in (2, 5):
+        shorter = dataclasses.replace(settings, steps=steps)
+        alone = finetune(model, latent, target, shorter, progress=False)
+        read = long.after(steps)
+        assert (read.settings, read.losses) == (alone.settings, alone.losses)
+        assert all(torch.equal(w, read.weights[name]) for name, w in alone.weights.items())
+        expected = alone.model.predict(latent, 500, target)
+        assert torch.equal(read.model.predict(latent, 500, target), expected)
+    assert not torch.equal(long.model.predict(latent, 500, target), expected)
+    with pytest.raises(ValueError, match="not kept after 3 steps"):
+        long.after(3)
+
+
 def test_a_tuned_model_shares_all_weights_that_stay(model, latent, target):
     places = {p.data_ptr() for p in model.denoiser.parameters()}
     lora = finetune(model, latent, target, LORA, progress=False)

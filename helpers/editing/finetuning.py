@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
@@ -93,12 +93,31 @@ class FineTuning:
     settings : FinetuningSettings
     losses : list of float
         Eq. 1 at each step.
+    kept : dict of int to dict
+        ``weights`` as they were after some numbers of steps.
     """
 
     model: LatentAudioModel
     weights: dict[str, Tensor]
     settings: FinetuningSettings
     losses: list[float]
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def after(self, steps: int) -> FineTuning:
+        """Return Step 2 as it was after fewer steps: what a shorter run would have given.
+
+        Raises
+        ------
+        ValueError
+            If :func:`finetune` was not asked to keep it.
+        """
+        if steps not in self.kept:
+            raise ValueError(f"Step 2 was not kept after {steps} steps: name them in `keep`.")
+        model, parameters = tunable(self.model)
+        for name, weight in self.kept[steps].items():
+            parameters[name].data = weight
+        settings = replace(self.settings, steps=steps)
+        return FineTuning(model, self.kept[steps], settings, self.losses[:steps])
 
 
 def finetune(
@@ -109,6 +128,7 @@ def finetune(
     mask: Tensor | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
+    keep: Collection[int] = (),
 ) -> FineTuning:
     """Optimise the UNet, or adapters of it, to minimise Eq. 1 for one latent and e_opt.
 
@@ -126,6 +146,9 @@ def finetune(
     checkpoint : Path, optional
         Where the run can be stopped and resumed.
     progress : bool
+    keep : collection of int
+        Numbers of steps after which the weights are kept for :meth:`FineTuning.after`; of a run
+        that resumes, those that are still to come.
 
     Raises
     ------
@@ -148,6 +171,12 @@ def finetune(
                 tuned, latent, conditioning, generator, settings.batch_size, mask
             )
 
+    kept = {}
+
+    def keep_weights(step):
+        if step in keep:
+            kept[step] = {name: p.detach().clone() for name, p in parameters.items()}
+
     losses = optimise(
         list(parameters.values()),
         loss,
@@ -166,11 +195,12 @@ def finetune(
         checkpoint=checkpoint,
         progress=progress,
         scale_loss=precision == torch.float16,
+        each_step=keep_weights,
     )
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     weights = {name: parameter.data for name, parameter in parameters.items()}
-    return FineTuning(tuned, weights, settings, losses)
+    return FineTuning(tuned, weights, settings, losses, kept)
 
 
 def tunable(

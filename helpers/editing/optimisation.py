@@ -55,6 +55,7 @@ def optimise(
     checkpoint: Path | None,
     progress: bool,
     scale_loss: bool = False,
+    each_step: Callable[[int], object] | None = None,
 ) -> list[float]:
     """Minimise a random loss over ``parameters``, in place.
 
@@ -84,6 +85,8 @@ def optimise(
         For float16, whose smallest numbers the gradients fall below: they are computed for the
         loss times a large factor, and a step at which they overflow halves the factor and moves
         nothing (GradScaler).
+    each_step : callable, optional
+        Gets the number of steps done, after each of them.
 
     Returns
     -------
@@ -133,6 +136,8 @@ def optimise(
             scaler.step(optimiser)
             scaler.update()
             run.losses.append(value)
+            if each_step is not None:
+                each_step(len(run.losses))
             bar.update()
             recent = run.losses[-50:]
             bar.set_postfix(loss=f"{sum(recent) / len(recent):.4f}", refresh=False)
