@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import csv
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -61,6 +61,8 @@ class Source:
     ----------
     clip : Clip
         The recording, silent in the gap.
+    whole : Clip
+        The recording with what the gap held, where the recording has it.
     gap : Gap, optional
         The part to be filled.
     events : np.ndarray, optional
@@ -70,6 +72,7 @@ class Source:
     """
 
     clip: Clip
+    whole: Clip
     gap: Gap | None = None
     events: np.ndarray | None = None
     label: str | None = None
@@ -131,7 +134,7 @@ class Pair:
             return whole
         try:
             gap = self.given_gap or _silent_gap(whole.clip, path)
-            return Source(blank(whole.clip, gap), gap, whole.events, whole.label)
+            return replace(whole, clip=blank(whole.clip, gap), gap=gap)
         except MaskError as error:
             raise PairsError(f"{self.place}, columns start and end: {error}") from error
 
@@ -142,14 +145,16 @@ class Pair:
             label, seed = name.split("/")
             event = foley.synthesise(label, np.random.default_rng(int(seed)), FOLEY_SECONDS)
             clip = Clip.from_waveform(event.waveform, SAMPLE_RATE, name=self.id)
-            return Source(clip, events=np.sort(event.onsets), label=label), None
+            return Source(clip, clip, events=np.sort(event.onsets), label=label), None
         if kind in REGISTRIES:
             recording = _recording(kind, name)
             path = _registry(kind).fetch(recording)
             clip = load_clip(path, seconds=CLIP_SECONDS)  # one of the authors' is 2 ms too long
-            return Source(Clip(clip.waveform, self.id), label=recording.info.get("label")), path
+            clip = Clip(clip.waveform, self.id)
+            return Source(clip, clip, label=recording.info.get("label")), path
         path = self.folder / self.audio
-        return Source(Clip(load_clip(path).waveform, self.id)), path
+        clip = Clip(load_clip(path).waveform, self.id)
+        return Source(clip, clip), path
 
 
 def find_gap(path: Path) -> Gap:

@@ -43,6 +43,10 @@ ACTIVE_DECIBELS = 30.0  # below the loudest 20 ms: what counts as active
 TAKE_SECONDS = 10.0
 
 
+class NoTake(ValueError):
+    """A sound of which a part of the split has no other recording."""
+
+
 def take(
     label: str, rng: np.random.Generator, split: str, other_than: str | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +70,7 @@ def take(
 
     Raises
     ------
-    ValueError
+    NoTake
         If there is no such recording.
     """
     if label in foley.LABELS:
@@ -81,7 +85,7 @@ def take(
         and (label in CONTINUOUS or len(recorded_events().get(r.path, ())))
     ]
     if not found:
-        raise ValueError(f"The split {split} has no other recording of {label} with known events.")
+        raise NoTake(f"The split {split} has no other recording of {label} with known events.")
     recording: Recording = found[rng.integers(len(found))]
     clip = load_clip(registry.fetch(recording))
     return clip.waveform, recorded_events().get(recording.path, np.array([[0.0, clip.seconds]]))
