@@ -10,6 +10,7 @@ import torch
 
 from helpers.audio import SAMPLE_RATE, Clip
 from helpers.editing import presets
+from helpers.editing.inpainting import Gap
 from helpers.evaluation.layout import raw_layout
 from helpers.models.pocket import load_pocket
 from helpers.pairs import Pair
@@ -22,7 +23,7 @@ PAIR = Pair("p", "foley:door_knock/9700003", "style_transfer", "A duck", None, "
 
 class Ear:
     labels = list(LABELS)
-    network = torch.nn.Linear(1, 1)
+    network, offsets = torch.nn.Linear(1, 1), torch.zeros(26)
 
     def heard(self, clips):
         return torch.full((len(clips), len(LABELS)), 0.75)
@@ -65,6 +66,14 @@ def test_every_eta_and_reference_is_judged(bench):
     assert (rows["error"] > 0).all()
     means = edits.summary(rows.reset_index())
     assert means.loc[("style_transfer", "oracle"), "pairs"] == 1
+
+
+def test_a_gap_is_judged_beside_the_recording_as_it_was(bench):
+    gap = Pair("g", "foley:wind/9700003", "inpainting", "Wind", Gap(3.0, 5.0), "wind")
+    rows = edits.measure(bench, (gap, "pocket", "dev")).set_index("clip")
+    assert rows.loc["whole", "success"] == 1
+    assert rows.loc["source", "success"] == 0
+    assert abs(rows.loc["whole", "level"]) < 3
 
 
 def test_a_stopped_run_goes_on_and_other_edits_are_refused(bench, tmp_path, monkeypatch):

@@ -26,7 +26,6 @@ from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.pairs import Pair, load_pairs
 from helpers.storage import (
     Provenance,
-    content_hash,
     output_folder,
     read_records,
     read_table,
@@ -69,13 +68,16 @@ def measure(bench: Bench, work: tuple[Pair, str, str]) -> pd.DataFrame:
 
 
 def references(model: LatentAudioModel, case: Case, generation: Clip) -> dict[str, Clip]:
-    """Return what an edit competes with, by name."""
-    return {
+    """Return what an edit competes with, by name; with a gap also the recording as it was."""
+    clips = {
         "source": round_trip(model, case.clip),
         "oracle": case.heard_oracle,
         "generation": generation,
         "gated generation": gated(generation, case.clip),
     }
+    if case.pair.source.gap is not None:
+        clips["whole"] = round_trip(model, case.pair.source.whole)
+    return clips
 
 
 def gated(generation: Clip, source: Clip) -> Clip:
@@ -116,7 +118,7 @@ def run(pair_set: str, name: str, split: str, weights: Path, path: Path) -> pd.D
     """
     bench = load_bench(weights)
     now = Provenance(
-        bench.model.weights | {"classifier": content_hash(bench.listener.network)},
+        bench.weights,
         {"preset": preset(name), "schedule": bench.model.schedule, "η": ETAS, "split": split},
     )
     pairs = load_pairs(pair_set)
@@ -141,7 +143,7 @@ def run(pair_set: str, name: str, split: str, weights: Path, path: Path) -> pd.D
 
 def summary(rows: pd.DataFrame, group: Sequence[str] = ("edit", "clip")) -> pd.DataFrame:
     """Mean figures by edit type and clip, with the number of pairs."""
-    order = [*map(str, ETAS), "source", "oracle", "generation", "gated generation"]
+    order = [*map(str, ETAS), "source", "whole", "oracle", "generation", "gated generation"]
     rows = rows.assign(clip=pd.Categorical(rows["clip"], order, ordered=True))
     figures = rows.select_dtypes("number").columns
     grouped = rows.groupby(list(group), observed=True)

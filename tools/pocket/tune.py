@@ -211,7 +211,7 @@ def _batches() -> dict[tuple[float, float], list[float]]:
 def _made_from(name: str, weights: Path, pairs: Sequence[Pair]) -> Provenance:
     bench = load_bench(weights)
     return Provenance(
-        bench.model.weights | {"classifier": content_hash(bench.listener.network)},
+        bench.weights,
         {
             "schedule": bench.model.schedule,
             "lengths": SEARCHES[name].lengths,

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from helpers.evaluation.judges import Listener
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.pocket import load_pocket
+from helpers.storage import content_hash
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 _bench: Bench  # of this process
@@ -31,6 +32,12 @@ class Bench:
 
     model: LatentAudioModel
     listener: Listener
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """SHA-256 of the contents of all parts and of the classifier, by their names."""
+        classifier = content_hash([self.listener.network, self.listener.offsets])
+        return self.model.weights | {"classifier": classifier}
 
 
 def load_bench(weights: Path) -> Bench:
