@@ -80,7 +80,7 @@ class Case(ABC):
 
     def is_eligible(self, model: LatentAudioModel) -> bool:
         """Whether the edit can be judged after the autoencoder's round trip."""
-        if not FEWEST_EVENTS <= len(self.events) <= MOST_EVENTS:
+        if not _may_be_judged(self.events):
             return False
         return raw_layout(round_trip(model, self.clip), self.events) >= LEAST_RAW
 
@@ -299,19 +299,23 @@ def draw_recorded(
             wanted, most = [t for t in targets if t == label], 1
         else:
             wanted, most = others, TARGETS_PER_RECORDING
-            if not FEWEST_EVENTS <= len(known_events(f"esc10:{recording.path}")) <= MOST_EVENTS:
-                continue
         mark = recording.path[-12:-4]
         pairs = (_pair(f"esc10:{recording.path}", edit, label, target, mark) for target in wanted)
         yield from islice((pair for pair in pairs if _is_eligible(model, pair, split)), most)
 
 
 def _is_eligible(model: LatentAudioModel, pair: Pair, split: str) -> bool:
+    if pair.edit != "inpainting" and not _may_be_judged(known_events(pair.audio)):
+        return False  # before the time that an edit by hand takes
     try:
         case = make_case(model, pair, split)
     except NoTake:
         return False
     return case.is_eligible(model)
+
+
+def _may_be_judged(events: np.ndarray) -> bool:
+    return FEWEST_EVENTS <= len(events) <= MOST_EVENTS
 
 
 def _pair(audio: str, edit: str, source: str, target: str, mark: str | int) -> Pair:
