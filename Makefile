@@ -20,7 +20,7 @@ export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo table1 test test-mutation test-browser test-setup torture sweeps lessons \
-	student colab lab lint pins pocket tune pocket-report setup-laion test-laion setup-msclap test-msclap clean
+	student colab lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -101,6 +101,9 @@ pins: .venv/.dev ## resolve constraints.txt again, for all Pythons and platforms
 
 pocket: setup ## train the embedded model's second edition (RECIPE=gpu, MINUTES=9 a stage)
 	$(run) tools.pocket $(if $(RECIPE),--recipe "$$RECIPE") $(if $(MINUTES),--minutes "$$MINUTES")
+
+aisfx: setup ## make data/aisfx, the weights of an ear that was not trained here, from its package
+	@$(run) tools.aisfx
 
 tune: setup ## choose the pocket model's presets on dev recordings (hours; a stopped search goes on)
 	@$(run) tools.pocket tune

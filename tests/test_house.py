@@ -29,7 +29,10 @@ FLOORS = [  # from the ground up; a room and all that is in it, the longest name
     {"tools"},
 ]
 # What the next embedded model and the comparison are about to use.
-WAITING = {f"helpers.evaluation.{name}" for name in ("judges", "layout", "oracles", "success")}
+WAITING = {
+    f"helpers.evaluation.{name}"
+    for name in ("foreign_ear", "judges", "layout", "oracles", "success")
+}
 
 
 def module_name(path: Path) -> str:
