@@ -72,7 +72,7 @@ CPU = Recipe(
     vae=Schedule(2_500, 1e-3, 8),
     clap=Schedule(2_400, 1e-3, 40),
     classifier=Schedule(1_600, 1e-3, 32),
-    unet=Schedule(40_000, 5e-4, 16, ema_decay=0.9995),
+    unet=Schedule(31_000, 5e-4, 16, ema_decay=0.9995),
 )
 RECIPES = {
     "cpu": CPU,
