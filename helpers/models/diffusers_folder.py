@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from helpers.audio import HOP_LENGTH, N_FRAMES, N_MELS, SAMPLE_RATE
 from helpers.models import ModelFileError
-from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.latent_audio_model import Conditioning, LatentAudioModel, is_out_of_memory
 from helpers.models.published import (
     INDEX,
     class_name,
@@ -176,6 +176,8 @@ class DiffusersFolder:
                     None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
                 )
         except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelFileError(
                 f"{path} does not have the shapes of the config.json beside it: download both "
                 "again."

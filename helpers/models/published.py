@@ -42,6 +42,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from helpers.models import ModelFileError
+from helpers.models.latent_audio_model import is_out_of_memory
 
 INDEX = "model_index.json"  # of a folder in the layout of diffusers
 SHA256 = re.compile("[0-9a-f]{64}")
@@ -182,6 +183,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             "the model's publisher again."
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelFileError(
             f"{path} ({_gigabytes(path.stat().st_size)}) is cut short or damaged: delete it and "
             "download it again."

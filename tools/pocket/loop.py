@@ -21,6 +21,8 @@ from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from helpers.models.latent_audio_model import is_out_of_memory
+
 CHECKPOINT_EVERY = 200  # steps
 WARMUP_STEPS = 200
 DECAY_SHARE = 0.2  # of the steps, at the end
@@ -104,6 +106,8 @@ def train(
         try:
             state = torch.load(checkpoint, map_location=device, weights_only=True)
         except Exception as error:  # whatever a damaged file makes of reading
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"{checkpoint} is damaged: delete it, and the stage begins anew."
             ) from error

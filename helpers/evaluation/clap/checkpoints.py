@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from helpers.models import ModelFileError
+from helpers.models.latent_audio_model import is_out_of_memory
 
 
 def read_checkpoint(path: Path, part: str) -> dict[str, Tensor]:
@@ -41,6 +42,8 @@ def read_checkpoint(path: Path, part: str) -> dict[str, Tensor]:
             "publisher again."
         ) from error
     except (OSError, EOFError, RuntimeError, ValueError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelFileError(f"{path} is cut short or damaged: download it again.") from error
     except (KeyError, TypeError, IndexError) as error:
         raise ModelFileError(
