@@ -149,7 +149,7 @@ def check_sums(folder: str | Path) -> None:
     path = folder / SUMS_OF_FOLDER
     lines = [line.partition("  ") for line in read_text(path).splitlines()]
     listed = {name: digest for digest, _, name in lines}
-    restore = "restore the folder (in a clone: `git checkout -- data`)"
+    restore = "restore the folder (what lies in data/ by `git checkout -- data`)"
     if found := sorted(set(listed) ^ set(_files(folder))):
         what = "is missing" if found[0] in listed else f"is not listed in {SUMS_OF_FOLDER}"
         raise StorageError(f"{folder / found[0]} {what}: {restore}.")

@@ -170,7 +170,7 @@ def test_one_changed_bit_of_any_file_of_the_model_is_noticed(name, tmp_path):
     assert str(folder) in message
     if file != "SHA256SUMS":
         assert message.startswith(f"{folder / file} is damaged or another file, since its SHA-256")
-        assert message.endswith("restore the folder (in a clone: `git checkout -- data`).")
+        assert message.endswith("(what lies in data/ by `git checkout -- data`).")
 
 
 @pytest.mark.parametrize("part", LOADERS)

@@ -7,7 +7,7 @@ which every size is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from helpers.models.published import (
 )
 
 SCHEDULER = "scheduler/scheduler_config.json"
+NOISE = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
 
 
 class Part(NamedTuple):
@@ -245,13 +246,14 @@ class DiffusersFolder:
         vocoder: nn.Module,
     ) -> LatentAudioModel:
         _check_front_end(folder, vocoder)
+        _complete(folder / "vae" / "config.json", {"scaling_factor"})
         shrink = 2 ** (len(vae.config.block_out_channels) - 1)
         return LatentAudioModel(
             str(source),
             unet,
             vae,
             vocoder,
-            DDIMScheduler.from_config(read_json(folder / SCHEDULER)),
+            DDIMScheduler.from_config(_complete(folder / SCHEDULER, NOISE)),
             text_encoder,
             latent_shape=(unet.config.in_channels, N_FRAMES // shrink, N_MELS // shrink),
             guidance_scale=guidance_scale,
@@ -266,7 +268,7 @@ class DiffusersFolder:
                 "load the folder as the model it is, or name another."
             )
         for name, part in self.parts.items():
-            [*_, found] = index.get(name) or [None]
+            [*_, found] = [None, *index[name]] if isinstance(index.get(name), list) else [None]
             if found not in (part.kind.__name__, part.published.__name__):
                 raise ModelFileError(
                     f"{folder / INDEX} has {found} as {name}, not {part.published.__name__}: use a "
@@ -307,6 +309,14 @@ def _config(folder: Path, kind: type) -> object:
     if issubclass(kind, ModelMixin):
         return content
     return kind.config_class.from_dict(content.get(kind.config_class.base_config_key, content))
+
+
+def _complete(path: Path, keys: Set[str]) -> dict:
+    """Read a configuration whose values diffusers would make up where they are missing."""
+    config = read_json(path)
+    if missing := sorted(keys - set(config)):
+        raise ModelFileError(f"{path} has no {missing[0]}: download it again.")
+    return config
 
 
 def _check_front_end(folder: Path, vocoder: nn.Module) -> None:
