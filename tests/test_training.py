@@ -1,5 +1,6 @@
 """The pocket model's corpus, dataset and training loop, without any recording."""
 
+import random
 import re
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torture.attempts import damage
 
 from helpers.audio import CLIP_SAMPLES, PEAK
 from helpers.data import DATA, load_registry
@@ -296,6 +298,31 @@ def test_a_stopped_stage_resumes_to_the_same_weights(tmp_path, monkeypatch):
     resumed = loop.train(fresh(), loss_of, schedule, tmp_path / "stopped.pt")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_damaged_checkpoint_of_a_stage_is_refused_or_gives_the_same_weights(tmp_path):
+    schedule, checkpoint = loop.Schedule(20, 1e-2, 8), tmp_path / "stage.pt"
+    whole = loop.train(fresh(), loss_of, schedule, checkpoint)
+    content, generator, refused = checkpoint.read_bytes(), random.Random(0), 0
+    message = f"{checkpoint} is damaged: delete it, and the stage begins anew."
+    for _ in range(40):
+        checkpoint.write_bytes(damage(content, generator))
+        try:
+            again = loop.train(fresh(), loss_of, schedule, checkpoint)
+        except ValueError as error:
+            refused += str(error) == message
+            continue
+        assert all(map(torch.equal, whole.parameters(), again.parameters()))
+    assert refused > 20
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage.csv", "stage.pt"]
+
+
+def test_a_training_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command.main(["vae", "--folder", str(tmp_path / "file")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "cannot be used (Not a directory): check the path, its permissions" in told
 
 
 @pytest.mark.parametrize("other", [{"learning_rate": 2e-2}, {"batch_size": 4}, {"ema_decay": 0.9}])
