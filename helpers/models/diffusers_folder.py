@@ -198,10 +198,10 @@ class DiffusersFolder:
         Raises
         ------
         ModelFileError
-            If a file of it is missing or no JSON.
+            If a file of it is missing, no JSON, or does not say its kind and longest prompt.
         """
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            read_json(folder / name / file)
+        read_json(folder / name / "tokenizer.json")
+        _complete(folder / name / "tokenizer_config.json", {"tokenizer_class", "model_max_length"})
         return load_tokenizer(folder / name, local_files_only=True)
 
     def model(
