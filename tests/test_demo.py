@@ -195,7 +195,7 @@ sys.exit(demo.main(["--out", sys.argv[2]]))
 
 @pytest.mark.skipif(os.name == "nt", reason="no process groups here")
 def test_ctrl_c_in_the_terminal_is_one_sentence(tmp_path):
-    set_here = "output_folder = other_prompt = ''"
+    set_here = "output_folder = None\nother_prompt = None"
     cells = [new_code_cell(set_here, metadata={"tags": ["parameters"]}), new_code_cell(SLOW)]
     kernel = {"name": "python3", "display_name": "", "language": "python"}
     lesson = tmp_path / "lesson.ipynb"
