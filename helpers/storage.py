@@ -35,6 +35,7 @@ WAIT = 300.0  # seconds to wait for another run
 WAIT_FOR_FOLDER = LEASE + 5  # the same for an output folder: long enough to notice a dead run
 SUMS = ".sha256"  # what the name of the file ends with that holds a table's checksums
 CHECKSUM = b"\nsha256 "  # what a checked file ends with, before 64 digits
+SUMS_OF_FOLDER = "SHA256SUMS"  # a folder's checksums, as `sha256sum` writes and checks them
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "'")  # how a cell begins that is not taken as text
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "numpy", "librosa")
@@ -127,6 +128,37 @@ def read_table(path: str | Path) -> str:
     if sums.exists() and content_hash(text.encode()) not in read_text(sums).split():
         raise StorageError(f"{path} is damaged or was changed by hand.")
     return text
+
+
+def write_sums(folder: str | Path) -> None:
+    """Write a folder's ``SHA256SUMS``, by which :func:`check_sums` knows every file in it."""
+    folder = Path(folder)
+    lines = [f"{content_hash(folder / name)}  {name}\n" for name in _files(folder)]
+    write_text(folder / SUMS_OF_FOLDER, "".join(lines))
+
+
+def check_sums(folder: str | Path) -> None:
+    """Compare all files of a folder with its ``SHA256SUMS``.
+
+    Raises
+    ------
+    StorageError
+        If a file is missing, was added, or differs by a single bit, or if there is no list.
+    """
+    folder = Path(folder)
+    path = folder / SUMS_OF_FOLDER
+    lines = [line.partition("  ") for line in read_text(path).splitlines()]
+    listed = {name: digest for digest, _, name in lines}
+    restore = "restore the folder (what lies in data/ by `git checkout -- data`)"
+    if found := sorted(set(listed) ^ set(_files(folder))):
+        what = "is missing" if found[0] in listed else f"is not listed in {SUMS_OF_FOLDER}"
+        raise StorageError(f"{folder / found[0]} {what}: {restore}.")
+    for name, digest in listed.items():
+        if content_hash(folder / name) != digest:
+            raise StorageError(
+                f"{folder / name} is damaged or another file, since its SHA-256 is not the one in "
+                f"{SUMS_OF_FOLDER}: {restore}."
+            )
 
 
 def to_cell(text: str) -> str:
@@ -488,6 +520,15 @@ def _sha256_of_file(file: BinaryIO, size: int | None = None) -> str:
         digest.update(block)
         left -= len(block)
     return digest.hexdigest()
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of a folder's files, but hidden ones and the list of their checksums."""
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_file()]
+    except OSError as error:
+        raise StorageError(f"{folder} cannot be read ({error.strerror}).") from error
+    return sorted(name for name in names if name != SUMS_OF_FOLDER and not name.startswith("."))
 
 
 def _host() -> str:

@@ -49,6 +49,10 @@ ERRORS = {
     "without a name": (OSError(5, "Input/output error"), "A file cannot be used"),
     "no text": (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte"), "invalid start"),
     "memory": (MemoryError(), "memory is too small"),
+    "memory by torch": (
+        RuntimeError("[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        "The computer's memory is too small for this",
+    ),
     "the GPU's memory": (OutOfMemory("The GPU is full."), "The GPU is full."),
     "a number": (FloatingPointError("The loss is nan."), "The loss is nan."),
 }
@@ -83,6 +87,13 @@ def test_what_nobody_expects_keeps_its_traceback():
 
     with pytest.raises(AttributeError):
         main([])
+
+    @command
+    def other(arguments=None):
+        raise RuntimeError("a fault of ours")
+
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        other([])
 
 
 def test_a_terminal_that_knows_no_greek_gets_the_rest(monkeypatch):

@@ -1,7 +1,12 @@
 """The demo's command line: what it asks of the lesson, and what it says to bad input."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import numpy as np
@@ -170,6 +175,52 @@ def test_a_bar_stands_where_the_work_stopped(counting_lesson, capfd):
         demo.edit(counting_lesson, {"stop": 30})
     told = capfd.readouterr().err
     assert re.search(r"Step 1:  \d\d%.* [23]\d/40 [^\r]*\n$", told), told
+
+
+SLOW = """
+import time
+from tqdm.auto import tqdm
+for number in tqdm(range(3000), desc="Step 1"):
+    time.sleep(0.02)
+"""
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from tools import demo
+
+demo.LESSON = Path(sys.argv[1])
+sys.exit(demo.main(["--out", sys.argv[2]]))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no process groups here")
+def test_ctrl_c_in_the_terminal_is_one_sentence(tmp_path):
+    set_here = "output_folder = None\nother_prompt = None"
+    cells = [new_code_cell(set_here, metadata={"tags": ["parameters"]}), new_code_cell(SLOW)]
+    kernel = {"name": "python3", "display_name": "", "language": "python"}
+    lesson = tmp_path / "lesson.ipynb"
+    nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), lesson)
+    told = tmp_path / "told"
+    with told.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", INTERRUPTED, lesson, tmp_path / "out"],
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            cwd=demo.LESSON.parent.parent,
+            start_new_session=True,
+        )
+    try:
+        while b"Step 1" not in told.read_bytes():
+            assert process.poll() is None, told.read_text()
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        if process.poll() is None:
+            process.kill()
+    lines = [line for line in told.read_text().replace("\r", "\n").splitlines() if line.strip()]
+    assert lines[-1] == "Stopped: run the same command again; what was done is kept."
+    assert {line.partition(":")[0] for line in lines} == {"Step 1", "Stopped"}
 
 
 def test_no_network_reaches_the_kernel(tmp_path):

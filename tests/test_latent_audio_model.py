@@ -1,4 +1,5 @@
 import diffusers
+import numpy as np
 import pytest
 import torch
 from tiny import TINY_SHAPE, tiny_model
@@ -160,9 +161,30 @@ def test_a_log_mel_that_is_not_finite_is_named_before_the_vocoder_chokes_on_it(m
         model.decode(torch.full((1, *model.latent_shape), torch.nan))
 
 
-def test_out_of_memory_says_what_needs_less():
-    with pytest.raises(OutOfMemory, match="LoRA"), explain_memory_errors("Step 2"):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def full_gpu():
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("exhaust", "place"),
+    [
+        (full_gpu, "GPU"),
+        (lambda: torch.empty(2**60, dtype=torch.uint8), "computer"),
+        (lambda: np.empty(2**60, dtype=np.uint8), "computer"),
+        (lambda: bytearray(2**60), "computer"),
+    ],
+    ids=["GPU", "torch", "NumPy", "Python"],
+)
+def test_out_of_memory_says_where_and_what_needs_less(exhaust, place):
+    message = f"The {place}'s memory is too small for Step 2: fine-tune with LoRA"
+    with pytest.raises(OutOfMemory, match=message), explain_memory_errors("Step 2"):
+        exhaust()
+
+
+def test_another_error_of_torch_is_not_taken_for_a_want_of_memory():
+    with pytest.raises(RuntimeError, match="size") as caught, explain_memory_errors("Step 2"):
+        torch.ones(2) + torch.ones(3)
+    assert not isinstance(caught.value, OutOfMemory)
 
 
 def test_a_zero_terminal_snr_ends_in_pure_noise_and_samples_from_there():

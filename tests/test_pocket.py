@@ -1,19 +1,34 @@
 """The embedded model as it is shipped."""
 
+import hashlib
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 
 from helpers import load_model
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, Clip
 from helpers.data import DATA
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.evaluation.classifier import sound_probabilities
+from helpers.evaluation.audio_tower import AudioTower, PocketClapModel, save_judge
+from helpers.evaluation.clap.pocket import PocketClap
+from helpers.evaluation.classifier import load_classifier, sound_probabilities
 from helpers.models import find_device
 from helpers.models.minilm import _check_weights, load_minilm
-from helpers.models.pocket import coordinates, new_unet
+from helpers.models.pocket import (
+    PocketAutoencoder,
+    PocketUNet,
+    coordinates,
+    load_part,
+    new_autoencoder,
+    new_unet,
+    save_part,
+)
 from helpers.sounds import foley
 from helpers.sounds.vocabulary import LABELS, VOCABULARY
+from helpers.storage import StorageError
 from tools.pocket.dataset import HELD_OUT_SEED
 
 
@@ -117,6 +132,93 @@ def test_a_gpu_of_nvidia_is_the_default_and_each_device_is_named(
     assert find_device() == torch.device(default)
     with pytest.raises(ValueError, match=there):
         find_device("gpu")
+
+
+LOADERS = {
+    "unet": lambda folder: load_part(PocketUNet, folder),
+    "vae": lambda folder: load_part(PocketAutoencoder, folder),
+    "scheduler": lambda folder: load_part(DDPMScheduler, folder),
+    "clap": PocketClap,
+    "classifier": load_classifier.__wrapped__,
+}
+SHIPPED = sorted(
+    path.relative_to(DATA / "pocket").as_posix()
+    for path in (DATA / "pocket").glob("*/*")
+    if not path.name.startswith(".")
+)
+
+
+def copied(part, tmp_path):
+    """A copy of a part's folder, which loads."""
+    folder = tmp_path / part
+    shutil.copytree(DATA / "pocket" / part, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_one_changed_bit_of_any_file_of_the_model_is_noticed(name, tmp_path):
+    part, _, file = name.partition("/")
+    folder = copied(part, tmp_path)
+    LOADERS[part](folder)
+    content = bytearray((folder / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / file).write_bytes(content)
+    with pytest.raises(StorageError) as caught:
+        LOADERS[part](folder)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(folder) in message
+    if file != "SHA256SUMS":
+        assert message.startswith(f"{folder / file} is damaged or another file, since its SHA-256")
+        assert message.endswith("(what lies in data/ by `git checkout -- data`).")
+
+
+@pytest.mark.parametrize("part", LOADERS)
+def test_a_file_that_is_missing_or_added_is_named(part, tmp_path):
+    folder = copied(part, tmp_path)
+    [*_, last] = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
+    (folder / "other.safetensors").write_bytes(last.read_bytes())
+    with pytest.raises(StorageError, match=r"other\.safetensors is not listed in SHA256SUMS"):
+        LOADERS[part](folder)
+    (folder / "other.safetensors").unlink()
+    last.unlink()
+    with pytest.raises(StorageError, match=rf"{last.name} is missing: restore the folder"):
+        LOADERS[part](folder)
+    (folder / "SHA256SUMS").unlink()
+    with pytest.raises(StorageError, match="SHA256SUMS cannot be read"):
+        LOADERS[part](folder)
+
+
+def test_the_list_is_what_sha256sum_checks(tmp_path):
+    folder = copied("scheduler", tmp_path)
+    [line] = (folder / "SHA256SUMS").read_text().splitlines()
+    name = "scheduler_config.json"
+    assert line == f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}"
+
+
+def test_what_writes_weights_writes_their_checksums(tmp_path):
+    torch.manual_seed(0)
+    vae = new_autoencoder()
+    save_part(vae, tmp_path / "vae")
+    again = load_part(PocketAutoencoder, tmp_path / "vae")
+    assert {value.dtype for value in again.state_dict().values()} == {torch.float32}
+    torch.testing.assert_close(again.shortcut.weight, vae.float().shortcut.weight)
+    save_judge(PocketClapModel(), tmp_path / "clap", text="MiniLM")
+    PocketClap(tmp_path / "clap")
+
+
+def test_a_judge_of_another_kind_is_refused(tmp_path):
+    folder = tmp_path / "judge"
+    labels = list(LABELS)
+    save_judge(AudioTower(len(LABELS) - 1), folder, labels=labels)
+    with pytest.raises(ValueError, match="another network .its shapes differ"):
+        load_classifier.__wrapped__(folder)
+    save_judge(AudioTower(len(LABELS)), folder, labels=labels[::-1])
+    with pytest.raises(ValueError, match="names other sounds than the vocabulary: train it anew"):
+        load_classifier.__wrapped__(folder)
+    save_judge(AudioTower(len(LABELS)), folder, labels=labels, sample_rate=48_000)
+    with pytest.raises(ValueError, match="another network .its sample_rate differ"):
+        load_classifier.__wrapped__(folder)
 
 
 def test_the_weights_fit_the_repository():

@@ -1,5 +1,6 @@
 import ast
 import io
+import json
 import os
 import re
 import shutil
@@ -558,6 +559,27 @@ def test_every_line_of_a_workflow_runs(checkout, workflow):
     words = [word for lines in told for word in lines]
     assert ("constraints.txt" in words) == pinned
     assert ("tools/set_up.py" in words) == pinned
+
+
+def test_the_container_makes_the_set_up_with_a_python_it_is_made_for(checkout):
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    [python] = re.findall(r"devcontainers/python:(3\.\d+)-", container["image"])
+    assert SpecifierSet(PROJECT["requires-python"]).contains(f"{python}.0")
+    (checkout / ".venv/.complete").unlink()
+    program, *arguments = container["postCreateCommand"].split()
+    assert program == "make"
+    tools = checkout / "programs"
+    tools.mkdir()
+    shutil.copy(checkout / ".venv/bin/python", tools / "python3")
+    done = make(checkout, *arguments, PATH=f"{tools}{os.pathsep}{os.environ['PATH']}")
+    assert done.stdout.split() == ["tools/set_up.py"], done.stderr
+    interpreter = container["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"]
+    assert interpreter == "${containerWorkspaceFolder}/.venv/bin/python"
+
+
+def test_the_version_is_the_same_everywhere():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == PROJECT["version"]
 
 
 def test_an_issue_form_takes_the_report_of_the_verification():

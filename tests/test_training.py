@@ -1,5 +1,6 @@
 """The pocket model's corpus, dataset and training loop, without any recording."""
 
+import random
 import re
 from dataclasses import replace
 
@@ -7,12 +8,21 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torture.attempts import damage
 
 from helpers.audio import CLIP_SAMPLES, PEAK
 from helpers.data import DATA, load_registry
 from helpers.evaluation import judges
+from helpers.evaluation.audio_tower import load_judge, save_judge
 from helpers.models.minilm import load_minilm
-from helpers.models.pocket import LOG_MEL_MEAN, LOG_MEL_SCALE, new_autoencoder
+from helpers.models.pocket import (
+    LOG_MEL_MEAN,
+    LOG_MEL_SCALE,
+    PocketUNet,
+    load_part,
+    new_autoencoder,
+    save_part,
+)
 from helpers.sounds.vocabulary import compose
 from tools.pocket import __main__ as command
 from tools.pocket import dataset, loop, training
@@ -200,9 +210,10 @@ def test_judges_hear_order_and_come_back_from_their_files(tmp_path):
     together = clap.embed_text(words)
     alone = clap.embed_text(load_minilm()(["rain"]))
     torch.testing.assert_close(together[1:], alone, atol=1e-5, rtol=1e-4)  # padding is not heard
-    judges.save_judge(clap, tmp_path, {"text": "MiniLM"})
+    save_judge(clap, tmp_path, text="MiniLM")
     again = judges.ClapNetwork()
-    assert judges.load_judge(again, tmp_path) == {"text": "MiniLM"}
+    config = {"sample_rate": 16_000, "log_mel": [1024, 64], "text": "MiniLM"}
+    assert load_judge(again, tmp_path) == config
     torch.testing.assert_close(again.embed_audio(clip)[0], forth, atol=1e-2, rtol=1e-2)
 
 
@@ -287,6 +298,31 @@ def test_a_stopped_stage_resumes_to_the_same_weights(tmp_path, monkeypatch):
     resumed = loop.train(fresh(), loss_of, schedule, tmp_path / "stopped.pt")
     for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_damaged_checkpoint_of_a_stage_is_refused_or_gives_the_same_weights(tmp_path):
+    schedule, checkpoint = loop.Schedule(20, 1e-2, 8), tmp_path / "stage.pt"
+    whole = loop.train(fresh(), loss_of, schedule, checkpoint)
+    content, generator, refused = checkpoint.read_bytes(), random.Random(0), 0
+    message = f"{checkpoint} is damaged: delete it, and the stage begins anew."
+    for _ in range(40):
+        checkpoint.write_bytes(damage(content, generator))
+        try:
+            again = loop.train(fresh(), loss_of, schedule, checkpoint)
+        except ValueError as error:
+            refused += str(error) == message
+            continue
+        assert all(map(torch.equal, whole.parameters(), again.parameters()))
+    assert refused >= 10
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["stage.csv", "stage.pt"]
+
+
+def test_a_training_folder_that_cannot_be_made_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert command.main(["vae", "--folder", str(tmp_path / "file")]) == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "cannot be used (Not a directory): check the path, its permissions" in told
 
 
 @pytest.mark.parametrize("other", [{"learning_rate": 2e-2}, {"batch_size": 4}, {"ema_decay": 0.9}])
@@ -391,7 +427,7 @@ def test_the_unet_stage_trains_at_reduced_size_and_goes_on_from_averaged_weights
     vae = new_autoencoder().eval()
     vae.register_to_config(scaling_factor=0.5)
     folder = tmp_path / "folder"
-    vae.half().save_pretrained(folder / "weights" / "vae")
+    save_part(vae, folder / "weights" / "vae")
     (folder / "latents").mkdir()
     dataset._render_shard(folder / "latents", vae.float(), 0)
     schedule = loop.Schedule(3, 1e-3, 4, validate_every=2)
@@ -402,11 +438,11 @@ def test_the_unet_stage_trains_at_reduced_size_and_goes_on_from_averaged_weights
     assert [row[0] for row in rows] == ["2", "3"]
     assert all(0 < float(row[3]) < 10 for row in rows)
     weights = trainer.weights("unet")
-    trained = type(training.new_unet()).from_pretrained(weights).state_dict()
+    trained = load_part(PocketUNet, weights).state_dict()
 
     weights.rename(folder / "start")
     (folder / "checkpoints/unet.pt").unlink()
     training.Trainer(folder, recipe, minutes=0).unet()  # no step: what it began with
-    again = type(training.new_unet()).from_pretrained(weights).state_dict()
+    again = load_part(PocketUNet, weights).state_dict()
     for name, value in again.items():
         assert torch.equal(value, trained[name]), name

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
 
-from helpers.models.latent_audio_model import OutOfMemory
+from helpers.models.latent_audio_model import OutOfMemory, is_out_of_memory
 
 EXPECTED = (ValueError, ArithmeticError, OSError, MemoryError, OutOfMemory)
 UNUSABLE = 2  # something given cannot be used
@@ -43,6 +43,11 @@ def command(main: Main) -> Callable[..., int]:
             return INTERRUPTED
         except EXPECTED as error:
             print(told(error), file=sys.stderr)
+            return UNUSABLE
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            print(told(MemoryError()), file=sys.stderr)
             return UNUSABLE
 
     return run

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from helpers.editing.finetuning import tunable
 from helpers.editing.presets import PRESETS, EditSettings
 from helpers.editing.presets import preset as settings_of
-from helpers.models import find_device, find_family
-from helpers.models.latent_audio_model import LatentAudioModel
+from helpers.models import find_device, find_family, reading
+from helpers.models.latent_audio_model import LatentAudioModel, explain_memory_errors
 
 # What no shape tells: CUDA's context, the kernels' workspaces and gaps between blocks of memory.
 # An assumption.
@@ -65,8 +65,11 @@ def load_model(
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
     if family.blueprint and (preset or not family.is_at_hand(name)):
-        check_device(family.blueprint(name), [preset] if preset else FULL_SIZE, device, dtype)
-    return family.load(name, device, dtype or (settings.dtype if settings else torch.float32))
+        with reading(name):
+            plan = family.blueprint(name)
+        check_device(plan, [preset] if preset else FULL_SIZE, device, dtype)
+    with reading(name), explain_memory_errors(f"loading {name}"):
+        return family.load(name, device, dtype or (settings.dtype if settings else torch.float32))
 
 
 @dataclass(frozen=True)

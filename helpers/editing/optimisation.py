@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from numbers import Integral, Real
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from helpers.models.latent_audio_model import explain_memory_errors
+from helpers.models.latent_audio_model import explain_memory_errors, is_out_of_memory
 from helpers.storage import (
     Provenance,
     StorageError,
@@ -284,9 +284,8 @@ class _Checkpoint:
         """Resume a run, if it has been saved; say what is wrong with what has been."""
         if not self.path.exists():
             return False
-        try:
-            with open_checked(self.path) as file:
-                state = torch.load(file, map_location="cpu", weights_only=True)
+        with self._reading(run), open_checked(self.path) as file:
+            state = torch.load(file, map_location="cpu", weights_only=True)
             saved = Provenance.from_dict(state["made from"])
             differences = [
                 *saved.differences(self.provenance),
@@ -296,27 +295,28 @@ class _Checkpoint:
                     if not _agree(state["subject"].get(name, ()), tensors)
                 ),
             ]
-        except Exception as error:  # whatever a damaged file makes of reading
-            raise self._unreadable(run) from error
         if differences:
             raise CheckpointError(
                 f"{self.path} belongs to another run, {sentence(differences)}: delete it or name "
                 "another file."
             )
-        with explain_memory_errors(run.description):
-            try:
-                run.resume(state)
-            except torch.OutOfMemoryError:
-                raise
-            except Exception as error:
-                raise self._unreadable(run) from error
+        with self._reading(run):
+            run.resume(state)
         return True
 
-    def _unreadable(self, run: _Run) -> CheckpointError:
-        return CheckpointError(
-            f"{self.path} is damaged or cannot be read as a checkpoint of {run.description}: "
-            "delete it."
-        )
+    @contextmanager
+    def _reading(self, run: _Run) -> Iterator[None]:
+        """Turn whatever a damaged file makes of reading, and too little memory, into a sentence."""
+        with explain_memory_errors(run.description):
+            try:
+                yield
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                raise CheckpointError(
+                    f"{self.path} is damaged or cannot be read as a checkpoint of "
+                    f"{run.description}: delete it."
+                ) from error
 
 
 def _agree(saved: Sequence[Tensor], present: Sequence[Tensor]) -> bool:

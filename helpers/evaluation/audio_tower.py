@@ -2,34 +2,68 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from helpers.audio import LOG_FLOOR
+from helpers.audio import LOG_FLOOR, N_FRAMES, N_MELS, SAMPLE_RATE
+from helpers.storage import check_sums, read_text, write_sums, write_text, write_whole
 
+FRONT_END = {"sample_rate": SAMPLE_RATE, "log_mel": [N_FRAMES, N_MELS]}
 WIDTHS = (32, 64, 128, 192, 256)
 EMBEDDING_WIDTH = 256
 SENTENCE_WIDTH = 384
 
 
-class _Saved(nn.Module):
-    """Weights as float16 safetensors in a folder."""
+def save_judge(network: nn.Module, folder: Path, **meaning: object) -> None:
+    """Write a network's weights in float16, and ``config.json``, which says what they are for.
 
-    def save(self, folder: Path) -> None:
-        """Write ``model.safetensors``."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.half().contiguous() for name, value in self.state_dict().items()}
-        save_file(state, folder / "model.safetensors")
+    Parameters
+    ----------
+    network : nn.Module
+        Of log-mels (batch, 1, 1024, 64).
+    folder : Path
+        Of ``model.safetensors``, ``config.json`` and their checksums.
+    **meaning
+        What JSON can hold: ``labels`` in the order of the outputs, ``text``, the text encoder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.half().contiguous() for name, value in network.state_dict().items()}
+    write_whole(folder / "model.safetensors", lambda file: file.write(save(state)))
+    text = json.dumps(FRONT_END | meaning, indent=1, ensure_ascii=False)
+    write_text(folder / "config.json", text + "\n")
+    write_sums(folder)
 
-    def load(self, folder: Path) -> _Saved:
-        """Read ``model.safetensors``; returns itself in evaluation mode with frozen weights."""
-        self.load_state_dict(load_file(folder / "model.safetensors"))
-        return self.float().eval().requires_grad_(False)
+
+def load_judge(network: nn.Module, folder: Path) -> dict:
+    """Read what :func:`save_judge` wrote into a network and freeze it; return ``config.json``.
+
+    Raises
+    ------
+    StorageError
+        If a file is missing, damaged or another one.
+    ValueError
+        If the weights are of another network, or hear other log-mels.
+    """
+    check_sums(folder)
+    config = json.loads(read_text(folder / "config.json"))
+    strange = [name for name, value in FRONT_END.items() if config.get(name) != value]
+    weights = load_file(folder / "model.safetensors")
+    shapes = {name: tensor.shape for name, tensor in weights.items()}
+    if strange or shapes != {n: tensor.shape for n, tensor in network.state_dict().items()}:
+        what = strange[0] if strange else "shapes"
+        raise ValueError(
+            f"{folder} holds weights of another network (its {what} differ): train it anew, or "
+            "name another folder."
+        )
+    network.load_state_dict(weights)
+    network.float().eval().requires_grad_(False)
+    return config
 
 
 def convolutions() -> nn.Sequential:
@@ -48,7 +82,7 @@ def convolutions() -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-class AudioTower(_Saved):
+class AudioTower(nn.Module):
     """From log-mels (batch, 1, frames, 64) to vectors (batch, outputs), any number of frames."""
 
     def __init__(self, outputs: int) -> None:
@@ -63,7 +97,7 @@ class AudioTower(_Saved):
         return self.head(functional.dropout(pooled, 0.2, self.training))
 
 
-class PocketClapModel(_Saved):
+class PocketClapModel(nn.Module):
     """Audio and frozen MiniLM sentence vectors in one space of 256 dimensions."""
 
     def __init__(self) -> None:

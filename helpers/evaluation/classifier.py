@@ -15,16 +15,25 @@ from torch import Tensor
 
 from helpers.audio import Clip
 from helpers.data import data_path
-from helpers.evaluation.audio_tower import AudioTower
+from helpers.evaluation.audio_tower import AudioTower, load_judge
 from helpers.sounds.vocabulary import LABELS
 from helpers.storage import content_hash
 
 
 @cache
 def load_classifier(folder: Path | None = None) -> AudioTower:
-    """Load the classifier of ``data/pocket/classifier``, or of another folder."""
+    """Load the classifier of ``data/pocket/classifier``, or of another folder.
+
+    Raises
+    ------
+    StorageError, ValueError
+        As :func:`load_judge`, and if its outputs are other sounds than the vocabulary's.
+    """
+    folder = folder or data_path("pocket", "classifier")
     tower = AudioTower(len(LABELS))
-    return tower.load(folder or data_path("pocket", "classifier"))
+    if load_judge(tower, folder)["labels"] != list(LABELS):
+        raise ValueError(f"{folder} names other sounds than the vocabulary: train it anew.")
+    return tower
 
 
 @torch.no_grad()

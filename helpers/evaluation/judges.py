@@ -10,18 +10,17 @@ Weights are float16 safetensors; ``config.json`` beside them says what the outpu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from helpers.audio import LOG_FLOOR, Clip
-from helpers.evaluation.audio_tower import EMBEDDING_WIDTH, WIDTHS, convolutions
+from helpers.evaluation.audio_tower import EMBEDDING_WIDTH, WIDTHS, convolutions, load_judge
 from helpers.models.latent_audio_model import Conditioning
+from helpers.sounds.vocabulary import LABELS
 
 QUARTERS = 4
 TOKEN_WIDTH = 384
@@ -103,11 +102,10 @@ class Listener:
     """
 
     def __init__(self, folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        self.network = AudioTower(len(LABELS))
+        config = load_judge(self.network, folder)
         self.labels: list[str] = config["labels"]
         self.offsets = torch.tensor(config["offsets"])
-        self.network = AudioTower(len(self.labels))
-        load_judge(self.network, folder)
 
     @torch.no_grad()
     def heard(self, clips: Sequence[Clip]) -> Tensor:
@@ -122,19 +120,3 @@ class Listener:
     def probability(self, clip: Clip, label: str) -> float:
         """Probability that one sound is heard in one clip."""
         return float(self.heard([clip])[0, self.labels.index(label)])
-
-
-def save_judge(network: nn.Module, folder: Path, config: dict) -> None:
-    """Write ``model.safetensors`` in float16, and ``config.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: value.half().contiguous() for name, value in network.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
-    text = json.dumps(config, indent=1, ensure_ascii=False)
-    (folder / "config.json").write_text(text + "\n", encoding="utf-8")
-
-
-def load_judge(network: nn.Module, folder: Path) -> dict:
-    """Read the weights of :func:`save_judge` into a network, and freeze it; return its config."""
-    network.load_state_dict(load_file(folder / "model.safetensors"))
-    network.float().eval().requires_grad_(False)
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.latent_audio_model import (
+    Conditioning,
+    LatentAudioModel,
+    OutOfMemory,
+    is_out_of_memory,
+)
 
 FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio")  # files
 
@@ -92,6 +98,29 @@ def find_family(source: str | Path) -> Family:
     raise ValueError(
         f"There is no model and no folder {str(source)!r}{meant} choose from {', '.join(names)}."
     )
+
+
+@contextmanager
+def reading(source: str | Path) -> Iterator[None]:
+    """Turn what no check foresaw in a model's files into one sentence.
+
+    Raises
+    ------
+    ModelFileError
+        In place of whatever a configuration without sense makes of building and filling a model.
+    """
+    try:
+        yield
+    except (ModelFileError, OSError):
+        raise
+    except Exception as error:
+        if isinstance(error, OutOfMemory) or is_out_of_memory(error):
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelFileError(
+            f"The files of {source} describe no model that can be built ({reason[:200]}): get them "
+            "from the model's publisher again, or name another folder."
+        ) from error
 
 
 def find_device(name: torch.device | str | None = None) -> torch.device:

@@ -7,7 +7,7 @@ which every size is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from helpers.audio import HOP_LENGTH, N_FRAMES, N_MELS, SAMPLE_RATE
 from helpers.models import ModelFileError
-from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.latent_audio_model import Conditioning, LatentAudioModel, is_out_of_memory
 from helpers.models.published import (
     INDEX,
     class_name,
@@ -32,6 +32,7 @@ from helpers.models.published import (
 )
 
 SCHEDULER = "scheduler/scheduler_config.json"
+NOISE = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
 
 
 class Part(NamedTuple):
@@ -176,6 +177,8 @@ class DiffusersFolder:
                     None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
                 )
         except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             raise ModelFileError(
                 f"{path} does not have the shapes of the config.json beside it: download both "
                 "again."
@@ -195,10 +198,10 @@ class DiffusersFolder:
         Raises
         ------
         ModelFileError
-            If a file of it is missing or no JSON.
+            If a file of it is missing, no JSON, or does not say its kind and longest prompt.
         """
-        for file in ("tokenizer.json", "tokenizer_config.json"):
-            read_json(folder / name / file)
+        read_json(folder / name / "tokenizer.json")
+        _complete(folder / name / "tokenizer_config.json", {"tokenizer_class", "model_max_length"})
         return load_tokenizer(folder / name, local_files_only=True)
 
     def model(
@@ -243,13 +246,14 @@ class DiffusersFolder:
         vocoder: nn.Module,
     ) -> LatentAudioModel:
         _check_front_end(folder, vocoder)
+        _complete(folder / "vae" / "config.json", {"scaling_factor"})
         shrink = 2 ** (len(vae.config.block_out_channels) - 1)
         return LatentAudioModel(
             str(source),
             unet,
             vae,
             vocoder,
-            DDIMScheduler.from_config(read_json(folder / SCHEDULER)),
+            DDIMScheduler.from_config(_complete(folder / SCHEDULER, NOISE)),
             text_encoder,
             latent_shape=(unet.config.in_channels, N_FRAMES // shrink, N_MELS // shrink),
             guidance_scale=guidance_scale,
@@ -264,7 +268,7 @@ class DiffusersFolder:
                 "load the folder as the model it is, or name another."
             )
         for name, part in self.parts.items():
-            [*_, found] = index.get(name) or [None]
+            [*_, found] = [None, *index[name]] if isinstance(index.get(name), list) else [None]
             if found not in (part.kind.__name__, part.published.__name__):
                 raise ModelFileError(
                     f"{folder / INDEX} has {found} as {name}, not {part.published.__name__}: use a "
@@ -305,6 +309,14 @@ def _config(folder: Path, kind: type) -> object:
     if issubclass(kind, ModelMixin):
         return content
     return kind.config_class.from_dict(content.get(kind.config_class.base_config_key, content))
+
+
+def _complete(path: Path, keys: Set[str]) -> dict:
+    """Read a configuration whose values diffusers would make up where they are missing."""
+    config = read_json(path)
+    if missing := sorted(keys - set(config)):
+        raise ModelFileError(f"{path} has no {missing[0]}: download it again.")
+    return config
 
 
 def _check_front_end(folder: Path, vocoder: nn.Module) -> None:

@@ -23,11 +23,12 @@ from helpers.models.prompts import check_prompts
 from helpers.storage import Provenance, content_hash
 
 TERMINAL_SNR = ("as trained", "zero")
+NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"  # what torch's RuntimeError says
 STREAM_SUFFIXES = ("", "_1")  # how diffusers tells AudioLDM 2's two token streams apart
 
 
 class OutOfMemory(RuntimeError):
-    """The GPU's memory is exhausted; the message says what needs less."""
+    """The memory of GPU or computer is exhausted; the message says what needs less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -513,19 +514,30 @@ def _modules_of(encoder: object) -> Iterator[nn.Module]:
                 yield from _modules_of(part)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory was too small: the GPU's, or the computer's, for which torch has no class."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and NO_MEMORY in str(error)
+    )
+
+
 @contextmanager
 def explain_memory_errors(doing: str) -> Iterator[None]:
-    """Turn CUDA's out-of-memory error into one sentence that says what needs less.
+    """Turn an out-of-memory error into one sentence that says what needs less.
 
     Raises
     ------
     OutOfMemory
-        Instead of ``torch.OutOfMemoryError``.
+        Instead of ``torch.OutOfMemoryError``, of a ``MemoryError``, and of the ``RuntimeError``
+        that torch raises on a CPU.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        place = "GPU" if isinstance(error, torch.OutOfMemoryError) else "computer"
         raise OutOfMemory(
-            f"The GPU's memory is too small for {doing}: fine-tune with LoRA (lora_rank=8), use a "
-            "smaller batch_size, fewer η at once, a smaller preset or a half-precision model."
+            f"The {place}'s memory is too small for {doing}: fine-tune with LoRA (lora_rank=8), "
+            "use a smaller batch_size, fewer η at once, a smaller preset or a half-precision model."
         ) from error

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, BertModel
 
+from helpers.models import ModelFileError
 from helpers.models.latent_audio_model import Conditioning
 
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
@@ -78,7 +79,7 @@ def _check_weights(path: Path) -> None:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != WEIGHTS_SHA256:
-        raise ValueError(
+        raise ModelFileError(
             f"{path} is not the published {HUB_NAME} (SHA-256 {digest[:12]}…): reinstall the "
             f"package {PACKAGE.replace('_', '-')}."
         )

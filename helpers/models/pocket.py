@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import wraps
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 from torch.nn import functional
@@ -16,7 +17,9 @@ from helpers.models import Family
 from helpers.models.griffin_lim import GriffinLim
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.minilm import load_minilm
+from helpers.storage import check_sums, write_sums
 
+Part = TypeVar("Part", bound=ConfigMixin)
 PATCH = 16  # mel frames × mel bins behind one vector of the latent
 FOLD = 4  # mel frames × mel bins that the decoder's last convolution makes at one place
 LOG_MEL_MEAN, LOG_MEL_SCALE = -6.0, 3.0
@@ -159,15 +162,41 @@ def new_unet() -> PocketUNet:
     )
 
 
+def save_part(part: ConfigMixin, folder: Path) -> None:
+    """Write a part, its weights in float16, its configuration, and the checksums of both."""
+    if isinstance(part, nn.Module):
+        part.half()
+    part.save_pretrained(folder)
+    write_sums(folder)
+
+
+def load_part(kind: type[Part], folder: Path) -> Part:
+    """Load what :func:`save_part` wrote, its weights in float32.
+
+    Raises
+    ------
+    StorageError
+        If a file of the folder is missing, damaged or another one.
+    """
+    check_sums(folder)
+    return kind.from_pretrained(folder)
+
+
 def load_pocket(folder: Path | None = None) -> LatentAudioModel:
-    """Load the pocket model from ``data/pocket``, or from another folder of the same layout."""
+    """Load the pocket model from ``data/pocket``, or from another folder of the same layout.
+
+    Raises
+    ------
+    StorageError
+        If a file of it is missing, damaged or another one.
+    """
     folder = folder or data_path("pocket")
     return LatentAudioModel(
         name="pocket",
-        denoiser=PocketUNet.from_pretrained(folder / "unet"),
-        vae=PocketAutoencoder.from_pretrained(folder / "vae"),
+        denoiser=load_part(PocketUNet, folder / "unet"),
+        vae=load_part(PocketAutoencoder, folder / "vae"),
         vocoder=GriffinLim(),
-        noise_schedule=DDPMScheduler.from_pretrained(folder / "scheduler"),
+        noise_schedule=load_part(DDPMScheduler, folder / "scheduler"),
         text_encoder=load_minilm(),
         latent_shape=LATENT_SHAPE,
         guidance_scale=3.0,

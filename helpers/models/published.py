@@ -42,8 +42,10 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from helpers.models import ModelFileError
+from helpers.models.latent_audio_model import is_out_of_memory
 
 INDEX = "model_index.json"  # of a folder in the layout of diffusers
+DAMAGED = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile)  # by torch.load
 SHA256 = re.compile("[0-9a-f]{64}")
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -173,15 +175,16 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # What torch wrote before 2020 is no zip archive and cannot be mapped.
-        mapped = zipfile.is_zipfile(path)
+        mapped = check_archive(path)
         weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
             f"{path} holds Python code, which is not run, or is no file of weights: get it from "
             "the model's publisher again."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, SafetensorError) as error:
+    except (*DAMAGED, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelFileError(
             f"{path} ({_gigabytes(path.stat().st_size)}) is cut short or damaged: delete it and "
             "download it again."
@@ -189,6 +192,27 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ModelFileError(f"{path} holds something other than named tensors: replace it.")
     return weights
+
+
+def check_archive(path: Path) -> bool:
+    """Compare what torch saved with the checksums in it, which torch itself does not.
+
+    Returns
+    -------
+    bool
+        Whether it is an archive, which can be mapped; what torch wrote before 2020 is none.
+
+    Raises
+    ------
+    zipfile.BadZipFile
+        If a byte of it has changed.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        if (name := archive.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{name} has changed")
+    return True
 
 
 def load_tokenizer(source: str | Path, **options: object) -> PreTrainedTokenizerBase:

@@ -43,6 +43,7 @@ from helpers.models.published import (
     read_weights,
     split,
 )
+from helpers.storage import check_sums, write_sums
 
 REPOSITORIES = {
     "tango": "declare-lab/tango",
@@ -219,10 +220,10 @@ def convert(source: str | Path, folder: str | Path, dtype: torch.dtype = torch.f
         "text_encoder": text.model,
     }
     check_disk(folder, sum(p.nbytes for part in parts.values() for p in part.parameters()))
+    parts |= {"tokenizer": text.tokenizer, "scheduler": model.noise_schedule}
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-    text.tokenizer.save_pretrained(folder / "tokenizer")
-    model.noise_schedule.save_pretrained(folder / "scheduler")
+        write_sums(folder / name)
     index = json.dumps({"_class_name": CLASS_NAME, "source": str(source)})
     (folder / INDEX).write_text(f"{index}\n", encoding="utf-8")  # last: the folder is whole
     return folder
@@ -329,6 +330,8 @@ def _read_converted(folder: Path, device: torch.device | str, dtype: torch.dtype
         "vae": AutoencoderKL.from_config,
         "vocoder": lambda config: SpeechT5HifiGan(SpeechT5HifiGanConfig(**config)),
     }
+    for name in (*SAFE_WEIGHTS, "tokenizer", "scheduler"):
+        check_sums(folder / name)
     parts = {}
     for name, build in builders.items():
         config = read_json(folder / name / "config.json")

@@ -20,7 +20,8 @@ from torch import Tensor
 from helpers.audio import SAMPLE_RATE, Clip, load_clip
 from helpers.data import data_path, load_registry
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.evaluation.judges import ClapNetwork, load_judge
+from helpers.evaluation.audio_tower import load_judge
+from helpers.evaluation.judges import ClapNetwork
 from helpers.models.minilm import load_minilm
 from helpers.pairs import Pair
 from helpers.sounds.vocabulary import LABELS, RELATIONS, VOCABULARY, compose

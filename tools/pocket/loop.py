@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -20,6 +19,10 @@ from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
+
+from helpers.models.latent_audio_model import is_out_of_memory
+from helpers.models.published import check_archive
+from helpers.storage import write_whole
 
 CHECKPOINT_EVERY = 200  # steps
 WARMUP_STEPS = 200
@@ -102,13 +105,17 @@ def train(
     step, hours, losses = 0, 0.0, []
     if checkpoint.exists():
         try:
+            check_archive(checkpoint)
             state = torch.load(checkpoint, map_location=device, weights_only=True)
+            step, hours, losses = state["step"], state["hours"], state["losses"]
+            earlier = Schedule(**state["schedule"])
         except Exception as error:  # whatever a damaged file makes of reading
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"{checkpoint} is damaged: delete it, and the stage begins anew."
             ) from error
-        step, hours, losses = state["step"], state["hours"], state["losses"]
-        if not schedule.agrees(Schedule(**state["schedule"]), step):
+        if not schedule.agrees(earlier, step):
             raise ValueError(
                 f"{checkpoint} is of another recipe: delete it, or train in another --folder."
             )
@@ -130,12 +137,7 @@ def train(
             "losses": losses,
             "schedule": asdict(schedule),
         }
-        partial = checkpoint.with_suffix(".partial")
-        with partial.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, checkpoint)
+        write_whole(checkpoint, lambda file: torch.save(state, file))
 
     progress = tqdm(initial=step, total=schedule.steps, desc=checkpoint.stem)
     while step < schedule.steps and (time.monotonic() - started) < 60 * minutes:

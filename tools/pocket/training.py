@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm.auto import tqdm
 
-from helpers.audio import LOG_FLOOR, SAMPLE_RATE
-from helpers.evaluation.judges import AudioTower, ClapNetwork, load_judge, save_judge
+from helpers.audio import LOG_FLOOR
+from helpers.evaluation.audio_tower import load_judge, save_judge
+from helpers.evaluation.judges import AudioTower, ClapNetwork
 from helpers.models.minilm import HUB_NAME, load_minilm
 from helpers.models.pocket import (
     LOG_MEL_MEAN,
@@ -31,8 +32,10 @@ from helpers.models.pocket import (
     NOISE_SCHEDULE,
     PATCH,
     PocketAutoencoder,
+    load_part,
     new_autoencoder,
     new_unet,
+    save_part,
 )
 from helpers.sounds.vocabulary import LABELS, compose
 from tools.pocket.dataset import HELD_OUT_SEED, Dataset, decode, draw_scenes, render
@@ -143,11 +146,11 @@ class Trainer:
 
         model = self._train("vae", model, loss_of)
         model.register_to_config(scaling_factor=scale)
-        model.half().save_pretrained(self.weights("vae"))
+        save_part(model, self.weights("vae"))
 
     def round_trips(self) -> None:
         """Pass the corpus's latents through the decoder: judges hear what has passed it, too."""
-        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        vae = load_part(PocketAutoencoder, self.weights("vae")).float().eval()
         decode(self.folder / "latents", self.folder / "round_trips", self.recipe.scenes, vae)
 
     def clap(self) -> None:
@@ -170,7 +173,7 @@ class Trainer:
             return contrastive_loss(logits, [composition(fact) for fact in facts])
 
         model = self._train("clap", ClapNetwork(), loss_of)
-        save_judge(model, self.weights("clap"), {"sample_rate": SAMPLE_RATE, "text": HUB_NAME})
+        save_judge(model, self.weights("clap"), text=HUB_NAME)
 
     def classifier(self) -> None:
         """Train the independent classifier that names sounds: one sigmoid a label.
@@ -193,8 +196,7 @@ class Trainer:
             return functional.binary_cross_entropy_with_logits(logits, targets.to(logits))
 
         model = self._train("classifier", AudioTower(len(LABELS)), loss_of)
-        config = {"sample_rate": SAMPLE_RATE, "labels": list(LABELS)}
-        save_judge(model, self.weights("classifier"), config)
+        save_judge(model, self.weights("classifier"), labels=list(LABELS))
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -202,9 +204,9 @@ class Trainer:
 
         The scenes have passed the autoencoder, as what is judged has.
         """
-        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        vae = load_part(PocketAutoencoder, self.weights("vae")).float().eval()
         network = AudioTower(len(LABELS))
-        config = load_judge(network, self.weights("classifier"))
+        load_judge(network, self.weights("classifier"))
         seeds = range(CALIBRATION_SEED, CALIBRATION_SEED + self.recipe.calibration)
         logits, absent = [], []
         for log_mel, facts in tqdm(draw_scenes(seeds, "dev"), total=len(seeds), desc="calibrate"):
@@ -212,11 +214,11 @@ class Trainer:
             logits.append(network(vae.decode(posterior.mode()).sample)[0])
             absent.append([label not in facts["labels"] for label in LABELS])
         values, absent = torch.stack(logits).numpy(), np.array(absent)
-        config["offsets"] = [
+        offsets = [
             round(float(np.quantile(values[absent[:, i], i], 1 - FALSE_ALARMS)), 3)
             for i in range(len(LABELS))
         ]
-        save_judge(network, self.weights("classifier"), config)
+        save_judge(network, self.weights("classifier"), labels=list(LABELS), offsets=offsets)
 
     @cached_property
     def _decoded(self) -> Dataset:
@@ -233,7 +235,7 @@ class Trainer:
 
     def latents(self) -> None:
         """Encode the corpus for the UNet's stage: its log-mels, and more scenes that keep none."""
-        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        vae = load_part(PocketAutoencoder, self.weights("vae")).float().eval()
         render(self.folder / "latents", self.recipe.latents, vae)
 
     def unet(self) -> None:
@@ -254,7 +256,7 @@ class Trainer:
         model = new_unet()
         model.average_sentence.copy_(average_sentence(data))
         if (start := self.folder / "start").exists():
-            model = type(model).from_pretrained(start, torch_dtype=torch.float32)
+            model = load_part(type(model), start).float()
         schedule = DDPMScheduler(**NOISE_SCHEDULE)
 
         def error(model, latent, states, mask, timesteps, generator) -> Tensor:
@@ -282,7 +284,7 @@ class Trainer:
             return (weight * errors).mean()
 
         seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + VALIDATION_SCENES)
-        vae = PocketAutoencoder.from_pretrained(self.weights("vae")).float().eval()
+        vae = load_part(PocketAutoencoder, self.weights("vae")).float().eval()
         scenes = list(draw_scenes(seeds, "dev"))
         held_out = _latents(vae, torch.stack([mel[None] for mel, _ in scenes]))
         held_out = held_out.to(self.device) * vae.config.scaling_factor
@@ -306,8 +308,8 @@ class Trainer:
         if self._train("unet", model, loss_of, validate) is None:
             checkpoint = self.folder / "checkpoints" / "unet.pt"
             averaged(model, self.recipe.unet, checkpoint)
-        model.half().save_pretrained(self.weights("unet"))
-        schedule.save_pretrained(self.weights("scheduler"))
+        save_part(model, self.weights("unet"))
+        save_part(schedule, self.weights("scheduler"))
 
 
 @torch.no_grad()

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from helpers.models import ModelFileError
+from helpers.models.latent_audio_model import is_out_of_memory
+from helpers.models.published import DAMAGED, check_archive
 
 
 def read_checkpoint(path: Path, part: str) -> dict[str, Tensor]:
@@ -33,6 +35,7 @@ def read_checkpoint(path: Path, part: str) -> dict[str, Tensor]:
     numbers = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype]
     numbers += [type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8")]
     try:
+        check_archive(path)
         with torch.serialization.safe_globals(numbers):
             weights = torch.load(path, map_location="cpu", weights_only=True)[part]
     except pickle.UnpicklingError as error:
@@ -40,7 +43,9 @@ def read_checkpoint(path: Path, part: str) -> dict[str, Tensor]:
             f"{path} holds Python code, which is not run, or is no checkpoint: get it from its "
             "publisher again."
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
+    except DAMAGED as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelFileError(f"{path} is cut short or damaged: download it again.") from error
     except (KeyError, TypeError, IndexError) as error:
         raise ModelFileError(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers.audio import Clip
 from helpers.data import data_path
-from helpers.evaluation.audio_tower import PocketClapModel
+from helpers.evaluation.audio_tower import PocketClapModel, load_judge
 from helpers.evaluation.clap import Clap, ClapError, sentences
 from helpers.models.minilm import load_minilm
 from helpers.storage import content_hash
@@ -28,7 +28,8 @@ class PocketClap(Clap):
     name = "pocket"
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.model = PocketClapModel().load(folder or data_path("pocket", "clap"))
+        self.model = PocketClapModel()
+        load_judge(self.model, folder or data_path("pocket", "clap"))
 
     @property
     def weights(self) -> str:
