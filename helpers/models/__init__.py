@@ -16,7 +16,7 @@ import torch
 
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 
-FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio")  # files
+FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio", "tangoflux")  # files
 
 
 class ModelFileError(ValueError):
