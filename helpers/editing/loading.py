@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.editing.finetuning import tunable
-from helpers.editing.presets import PRESETS, EditSettings
+from helpers.editing.presets import PRESETS, EditSettings, presets_for
 from helpers.editing.presets import preset as settings_of
 from helpers.models import find_device, find_family
 from helpers.models.latent_audio_model import LatentAudioModel
@@ -23,7 +23,6 @@ from helpers.models.latent_audio_model import LatentAudioModel
 # What no shape tells: CUDA's context, the kernels' workspaces and gaps between blocks of memory.
 # An assumption.
 OVERHEAD = 1_000_000_000  # bytes
-FULL_SIZE = ["paper", "t4", "fast"]  # presets for the published models
 
 
 def load_model(
@@ -65,7 +64,8 @@ def load_model(
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
     if family.blueprint and (preset or not family.is_at_hand(name)):
-        check_device(family.blueprint(name), [preset] if preset else FULL_SIZE, device, dtype)
+        asked = [preset] if preset else presets_for(str(name))
+        check_device(family.blueprint(name), asked, device, dtype)
     return family.load(name, device, dtype or (settings.dtype if settings else torch.float32))
 
 
@@ -155,7 +155,7 @@ def check_device(
     available = device_memory(device)
     if available is None or min(needed.values()) <= available:
         return
-    others = {name: _total(model, name, dtype) for name in FULL_SIZE if name not in needed}
+    others = {n: _total(model, n, dtype) for n in presets_for(model.name) if n not in needed}
     fitting = [name for name, memory in others.items() if memory <= available]
     if fitting:
         advice = f"use preset={fitting[0]!r} ({_gigabytes(others[fitting[0]])})"
