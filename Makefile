@@ -6,7 +6,7 @@ override pins := --quiet --constraint constraints.txt
 
 # What is asked reaches the shell through the environment, letter for letter, so that spaces, quotes
 # and dollars survive and nothing in it is run.
-override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON RECIPE MINUTES
+override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON RECIPE MINUTES MODEL PRESET
 $(foreach name,$(asked),$(if $(value $(name)),,$(if $(findstring command line,$(origin $(name))),\
 	$(error $(name) is empty: give it a value, or leave it out))))
 override given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -19,7 +19,7 @@ export $(asked)
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 test test-mutation test-browser test-setup torture sweeps lessons \
+.PHONY: help setup demo table1 verify test test-mutation test-browser test-setup torture sweeps lessons \
 	student colab lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap \
 	setup-tangoflux test-tangoflux clean
 .NOTPARALLEL:
@@ -46,6 +46,10 @@ demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crow
 
 table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
 	@$(run) tools.table1 $(if $(OUT),--out "$$OUT") $(if $(filter 1,$(QUICK)),--quick)
+
+verify: setup ## check a base model on this machine (MODEL=name or folder, PRESET=name, OUT=dir)
+	@$(run) tools.verify $(if $(MODEL),"$$MODEL") $(if $(PRESET),--preset "$$PRESET") \
+	$(if $(OUT),--out "$$OUT")
 
 test test-mutation test-browser: export HF_HUB_OFFLINE = 1
 test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test

@@ -152,6 +152,26 @@ class TestFiles:
         with pytest.raises(ModelFileError, match=message):
             load_model(copied, device="cpu")
 
+    @pytest.mark.parametrize(
+        ("name", "terms"),
+        [
+            ("tangoflux", "are for research only: read https"),
+            ("stable-audio", "accept its licence"),
+        ],
+    )
+    def test_who_may_have_it_is_said_before_it_is_downloaded(
+        self, tmp_path, monkeypatch, capsys, name, terms
+    ):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(ModelFileError, match="hub is out of reach"):
+            load_model(name, device="cpu")
+        assert terms in capsys.readouterr().out
+
+    def test_nothing_is_said_of_what_is_there(self, hub, capsys):
+        load_model("tangoflux", device="cpu")
+        assert not capsys.readouterr().out
+
     def test_a_missing_file_is_named(self, folder, tmp_path):
         copied = shutil.copytree(folder, tmp_path / "copy")
         (copied / "vae.safetensors").unlink()

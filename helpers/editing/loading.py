@@ -34,7 +34,8 @@ def load_model(
     """Load a base model.
 
     What a published model needs is computed and printed before anything is downloaded, and
-    whenever a preset is named; a device that cannot hold it is refused.
+    whenever a preset is named; a device that cannot hold it is refused.  Before a download it is
+    also said who may have the weights, where not everyone may.
 
     Parameters
     ----------
@@ -63,7 +64,10 @@ def load_model(
     settings = None if preset is None else settings_of(preset)
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
-    if family.blueprint and (preset or not family.is_at_hand(name)):
+    at_hand = family.is_at_hand(name)
+    if family.terms and not at_hand:
+        print(family.terms)
+    if family.blueprint and (preset or not at_hand):
         asked = [preset] if preset else presets_for(str(name))
         check_device(family.blueprint(name), asked, device, dtype)
     return family.load(name, device, dtype or (settings.dtype if settings else torch.float32))

@@ -61,6 +61,10 @@ CONFIG = {  # config.json as published, and arguments of AutoencoderOobleck, whi
 }
 MAIN, VAE, SETTINGS = "tangoflux.safetensors", "vae.safetensors", "config.json"
 SIZES = {MAIN: 3_437_051_960, VAE: 624_500_000, SETTINGS: 1000}  # bytes
+SHA256 = {MAIN: "720ae39607a6aa95c2c8f6a49457268b0ce2a5cd4ef0b34d2eea756553cdb588"}
+TERMS = (
+    "TangoFlux's weights are for research only: read https://huggingface.co/declare-lab/TangoFlux."
+)
 GUIDANCE_SCALE = 4.5
 MAX_TOKENS = 64  # in training; the authors' sampler reads up to T5's 512
 
@@ -306,4 +310,13 @@ def _declared(config: Mapping[str, object]) -> dict[str, object]:
     }
 
 
-FAMILY = Family(REPOSITORIES, load_tangoflux, holds, blueprint, is_at_hand, revision)
+FAMILY = Family(
+    REPOSITORIES,
+    load_tangoflux,
+    holds,
+    blueprint,
+    is_at_hand,
+    revision,
+    terms=TERMS,
+    hashes=SHA256,
+)
