@@ -6,7 +6,7 @@ override pins := --quiet --constraint constraints.txt
 
 # What is asked reaches the shell through the environment, letter for letter, so that spaces, quotes
 # and dollars survive and nothing in it is run.
-override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON RECIPE MINUTES
+override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON RECIPE MINUTES MODEL PRESET
 $(foreach name,$(asked),$(if $(value $(name)),,$(if $(findstring command line,$(origin $(name))),\
 	$(error $(name) is empty: give it a value, or leave it out))))
 override given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -19,8 +19,9 @@ export $(asked)
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 test test-mutation test-browser test-setup torture sweeps lessons \
-	student colab lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap clean
+.PHONY: help setup demo table1 verify test test-mutation test-browser test-setup torture sweeps lessons \
+	student colab lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap \
+	setup-tangoflux test-tangoflux clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -45,6 +46,10 @@ demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crow
 
 table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
 	@$(run) tools.table1 $(if $(OUT),--out "$$OUT") $(if $(filter 1,$(QUICK)),--quick)
+
+verify: setup ## check a base model on this machine (MODEL=name or folder, PRESET=name, OUT=dir)
+	@$(run) tools.verify $(if $(MODEL),"$$MODEL") $(if $(PRESET),--preset "$$PRESET") \
+	$(if $(OUT),--out "$$OUT")
 
 test test-mutation test-browser: export HF_HUB_OFFLINE = 1
 test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test
@@ -111,7 +116,7 @@ tune: setup ## choose the pocket model's presets on dev recordings (hours; a sto
 pocket-report: setup ## measure the embedded model
 	$(run) tools.pocket report
 
-# The CLAP back ends whose packages cannot share .venv; `make test` leaves them out.
+# Packages that cannot share .venv; `make test` leaves their tests out.
 alone = PYTHONPATH=.:tests HF_HUB_OFFLINE=1
 
 setup-laion: .venv-laion/.complete ## make .venv-laion, where the CLAP back end laion-clap works
@@ -138,6 +143,19 @@ setup-msclap: .venv-msclap/.complete ## make .venv-msclap, where the CLAP back e
 test-msclap: setup-msclap ## test the CLAP back end msclap in .venv-msclap
 	$(alone) .venv-msclap/bin/python -m pytest --confcutdir tests/msclap tests/msclap
 
+setup-tangoflux: .venv-tangoflux/.complete ## make .venv-tangoflux, which has TangoFlux's own package
+
+.venv-tangoflux/.complete: pyproject.toml constraints.txt constraints-tangoflux.txt
+	"$$PYTHON" -m venv .venv-tangoflux
+	.venv-tangoflux/bin/python -m pip install --quiet --constraint constraints.txt \
+	--editable ".[dev]"
+	.venv-tangoflux/bin/python -m pip install --quiet --no-deps \
+	--requirement constraints-tangoflux.txt
+	@touch $@
+
+test-tangoflux: setup-tangoflux ## compare TangoFlux with its authors' package in .venv-tangoflux
+	$(alone) .venv-tangoflux/bin/python -m pytest -s --confcutdir tests/tangoflux tests/tangoflux
+
 clean: ## remove the environments and caches
-	rm -rf .venv .venv-laion .venv-msclap .cache .pytest_cache .ruff_cache *.egg-info
+	rm -rf .venv .venv-laion .venv-msclap .venv-tangoflux .cache .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

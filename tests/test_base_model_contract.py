@@ -6,6 +6,7 @@ import torch
 from published_audioldm import write_tiny_audioldm, write_tiny_audioldm2
 from published_layouts import write_tiny_hub, write_tiny_tango
 from published_stable_audio import write_tiny_stable_audio
+from published_tangoflux import write_tiny_tangoflux
 from tiny import tiny_clip
 
 from helpers import load_model
@@ -23,6 +24,7 @@ WRITERS = {
     "audioldm": write_tiny_audioldm,
     "audioldm2": write_tiny_audioldm2,
     "stable_audio": write_tiny_stable_audio,
+    "tangoflux": write_tiny_tangoflux,
 }
 SHORT, LONG = "rain", "a dog barking on the roof"
 
@@ -143,7 +145,7 @@ def test_guidance_leads_from_the_unconditional_branch_to_the_prompt(model):
     t, noisy, prompt = middle(model), draw(model), model.embed_text(LONG)
     conditional, empty, guided = (
         predict(model, noisy, t, c, scale)
-        for c, scale in ((prompt, 1.0), (model.unconditional(), 1.0), (prompt, 3.0))
+        for c, scale in ((prompt, 1.0), (model.unconditional(beside=prompt), 1.0), (prompt, 3.0))
     )
     torch.testing.assert_close(guided, empty + 3 * (conditional - empty), atol=1e-3, rtol=1e-3)
     assert (conditional - empty).abs().max() > 1e-4

@@ -135,9 +135,11 @@ def test_lessons_reach_every_module_of_helpers():
     assert left <= {*WAITING, "helpers.colab"}
 
 
-def test_a_base_model_that_is_no_unet_is_named_in_its_own_file_alone():
-    named = {n for n, p in FILES.items() if re.search("stable.?audio", p.read_text("utf-8"), re.I)}
-    assert named == {"helpers.models", "helpers.models.stable_audio"}
+def test_base_models_that_are_no_unets_are_named_in_their_own_files_alone():
+    names = re.compile("stable.?audio|tango.?flux", re.I)
+    named = {module for module, path in FILES.items() if names.search(path.read_text("utf-8"))}
+    own = {"helpers.models.stable_audio", "helpers.models.tangoflux"}
+    assert named == {"helpers.models", *own}
 
 
 def test_contributing_names_the_floors():

@@ -39,7 +39,7 @@ def same(one, other):
     ("changes", "error", "message"),
     [
         ({"prompt": " "}, PromptError, "prompt is empty"),
-        ({"settings": "fastest"}, ValueError, "no preset 'fastest': choose from paper, pocket"),
+        ({"settings": "fastest"}, ValueError, "no preset 'fastest': choose from paper, t4, fast"),
         ({"gap": Gap(2, 9)}, MaskError, "does not lie in"),
         ({"settings": sampled(steps=1001)}, ValueError, "steps is 1001: the model has 1000"),
         ({"settings": sampled(scheduler="KarrasVeScheduler")}, ValueError, "cannot sample"),

@@ -32,7 +32,7 @@ CONSTRAINTS = [
     Requirement(line)
     for line in re.findall(r"^[^#\s].*$", (ROOT / "constraints.txt").read_text(), re.M)
 ]
-ASKED = ("AUDIO", "START", "PROMPT", "OUT", "ETA", "QUICK", "REPO", "PYTHON")  # of make
+ASKED = ("AUDIO", "START", "PROMPT", "OUT", "ETA", "QUICK", "REPO", "PYTHON", "MODEL", "PRESET")
 
 
 # pyproject.toml, constraints.txt and environment.yml agree
@@ -417,6 +417,12 @@ def test_make_student_passes_the_folder(checkout):
     assert make(checkout, "student").stdout.splitlines() == ["-m", "tools.classroom"]
     lines = make(checkout, "student", "OUT=my class").stdout.splitlines()
     assert lines == ["-m", "tools.classroom", "--out", "my class"]
+
+
+def test_make_verify_passes_what_is_asked(checkout):
+    lines = make(checkout, "verify", "MODEL=a folder", "PRESET=t4", "OUT=o").stdout.splitlines()
+    assert lines == ["-m", "tools.verify", "a folder", "--preset", "t4", "--out", "o"]
+    assert make(checkout, "verify").stdout.splitlines() == ["-m", "tools.verify"]
 
 
 def test_make_colab_passes_the_repository_as_it_is(checkout):

@@ -3,7 +3,9 @@ import shutil
 import pytest
 import torch
 from published_audioldm import write_tiny_audioldm, write_tiny_audioldm2
-from published_layouts import write_tiny_hub
+from published_layouts import add_to_hub_cache, write_tiny_hub
+from published_stable_audio import write_tiny_stable_audio
+from published_tangoflux import write_tiny_tangoflux
 
 from helpers.audio import load_clip
 from tools import verify as verification
@@ -20,6 +22,8 @@ CLAIMS = [
     "Step 2 left the model as it was",
 ]
 HASHES = "every file has the hash the hub gave for it"
+KNOWN = "the files whose hash we know are those files"
+WITHOUT_A_VOCODER = [claim for claim in CLAIMS if "vocoder" not in claim]
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +39,15 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     write_tiny_hub(cache, tmp_path)
     return cache
+
+
+@pytest.fixture
+def tiny_clip_fits(monkeypatch):
+    """The miniatures' longest clip is 4.46 s."""
+    synthesise = verification.synthesise
+    monkeypatch.setattr(
+        verification, "synthesise", lambda name, generator, _: synthesise(name, generator, 3.0)
+    )
 
 
 def test_trained_model_passes(tmp_path, capsys):
@@ -84,6 +97,25 @@ def test_audioldm2_in_a_folder(tmp_path):
     assert report.checks["Step 2 left the model as it was"]
     assert ("preset", "paper, the whole UNet") in report.tables["Machine"]
     assert {row[-1] for row in report.tables["Files"][1:]} == {"not known"}
+
+
+@pytest.mark.parametrize(
+    ("name", "repository", "write", "known"),
+    [
+        ("tangoflux", "declare-lab/TangoFlux", write_tiny_tangoflux, [KNOWN]),
+        ("stable-audio", "stabilityai/stable-audio-open-1.0", write_tiny_stable_audio, []),
+    ],
+)
+def test_a_model_without_a_vocoder_by_name(
+    hub, tmp_path, tiny_clip_fits, name, repository, write, known
+):
+    add_to_hub_cache(hub, repository, write(tmp_path / "model"))
+    report = verify(name, tmp_path / "out", device="cpu", sampling_steps=1)
+    assert list(report.checks) == [HASHES, *known, *WITHOUT_A_VOCODER]
+    assert report.checks[HASHES]
+    assert not any(report.checks[claim] for claim in known)  # these are other weights
+    assert report.checks["the prompt changes the prediction"]
+    assert report.checks["Step 2 left the model as it was"]
 
 
 def test_file_that_changed_in_the_cache(hub):

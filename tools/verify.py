@@ -1,4 +1,4 @@
-"""Check a base model on this machine: ``python -m tools.verify tango``.
+"""Check a base model on this machine: ``make verify MODEL=tango``.
 
 Downloads the model if need be, compares its files with the hub's hashes, sends a foley clip of our
 own through autoencoder and vocoder, generates one prompt and takes ten steps each of Steps 1 and 2.
@@ -32,6 +32,7 @@ from helpers.audio import SAMPLE_RATE, Clip, save_clip
 from helpers.data import data_path
 from helpers.editing.embedding import optimise_embedding
 from helpers.editing.finetuning import finetune
+from helpers.editing.inpainting import known_mask
 from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.loading import load_model
 from helpers.editing.presets import PRESETS, EditSettings, preset
@@ -214,6 +215,11 @@ def _check_files(report: Report, source: str) -> None:
         report.checks["every file has the hash the hub gave for it"] = all(
             row[-1] == "the same" for row in rows
         )
+    if repository is not None and family.hashes:
+        found = {name: digest for name, _, digest, *_ in rows}
+        report.checks["the files whose hash we know are those files"] = all(
+            found.get(name) == digest for name, digest in family.hashes.items()
+        )
 
 
 def _file(folder: Path, path: Path) -> tuple[str, ...]:
@@ -301,15 +307,16 @@ def _check_steps(
     settings: EditSettings,
 ) -> None:
     """Ten steps each of Steps 1 and 2 on the clip and a prompt that describes it."""
-    latent, before = model.encode(clip), model.fingerprint
+    latent, before, mask = model.encode(clip), model.fingerprint, known_mask(model, clip, None)
+    target = model.embed_text(PROMPT, clip.seconds)
     first = dataclasses.replace(settings.embedding, steps=STEPS)
     second = dataclasses.replace(settings.finetuning, steps=STEPS)
     with clock.measure(f"Step 1, {STEPS} steps"):
-        embedding = optimise_embedding(model, latent, model.embed_text(PROMPT), first)
+        embedding = optimise_embedding(model, latent, target, first, mask)
     with clock.measure(f"Step 2, {STEPS} steps"):
-        tuned = finetune(model, latent, embedding.conditioning, second)
+        tuned = finetune(model, latent, embedding.conditioning, second, mask)
 
-    nothing = _loss_of_nothing(model, latent)
+    nothing = _loss_of_nothing(model, latent, mask)
     losses = {"Step 1": embedding.losses, "Step 2": tuned.losses}
     report.tables["Losses"] = [
         ("what", "first", "last", "mean"),
@@ -323,13 +330,14 @@ def _check_steps(
     report.checks["Step 2 left the model as it was"] = model.fingerprint == before
 
 
-def _loss_of_nothing(model: LatentAudioModel, latent: Tensor) -> float:
+def _loss_of_nothing(model: LatentAudioModel, latent: Tensor, mask: Tensor | None) -> float:
     """Eq. 1 of a model that always answers zero, over a hundred timesteps."""
     timesteps = _timesteps(model, 100).cpu()
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((len(timesteps), *latent.shape[1:]), generator=generator)
     target = training_target(model.noise_schedule, latent.cpu().expand_as(noise), noise, timesteps)
-    return target.pow(2).mean().item()
+    counted = torch.ones_like(noise) if mask is None else mask.expand_as(noise)
+    return (target.pow(2) * counted).sum().item() / counted.sum().item()
 
 
 def _timesteps(model: LatentAudioModel, count: int) -> Tensor:

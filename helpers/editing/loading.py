@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.editing.finetuning import tunable
-from helpers.editing.presets import PRESETS, EditSettings
+from helpers.editing.presets import PRESETS, EditSettings, presets_for
 from helpers.editing.presets import preset as settings_of
 from helpers.models import find_device, find_family, reading
 from helpers.models.latent_audio_model import LatentAudioModel, explain_memory_errors
@@ -23,7 +23,6 @@ from helpers.models.latent_audio_model import LatentAudioModel, explain_memory_e
 # What no shape tells: CUDA's context, the kernels' workspaces and gaps between blocks of memory.
 # An assumption.
 OVERHEAD = 1_000_000_000  # bytes
-FULL_SIZE = ["paper", "t4", "fast"]  # presets for the published models
 
 
 def load_model(
@@ -35,7 +34,8 @@ def load_model(
     """Load a base model.
 
     What a published model needs is computed and printed before anything is downloaded, and
-    whenever a preset is named; a device that cannot hold it is refused.
+    whenever a preset is named; a device that cannot hold it is refused.  Before a download it is
+    also said who may have the weights, where not everyone may.
 
     Parameters
     ----------
@@ -64,10 +64,13 @@ def load_model(
     settings = None if preset is None else settings_of(preset)
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
-    if family.blueprint and (preset or not family.is_at_hand(name)):
+    at_hand = family.is_at_hand(name)
+    if family.terms and not at_hand:
+        print(family.terms)
+    if family.blueprint and (preset or not at_hand):
         with reading(name):
             plan = family.blueprint(name)
-        check_device(plan, [preset] if preset else FULL_SIZE, device, dtype)
+        check_device(plan, [preset] if preset else presets_for(str(name)), device, dtype)
     with reading(name), explain_memory_errors(f"loading {name}"):
         return family.load(name, device, dtype or (settings.dtype if settings else torch.float32))
 
@@ -158,7 +161,7 @@ def check_device(
     available = device_memory(device)
     if available is None or min(needed.values()) <= available:
         return
-    others = {name: _total(model, name, dtype) for name in FULL_SIZE if name not in needed}
+    others = {n: _total(model, n, dtype) for n in presets_for(model.name) if n not in needed}
     fitting = [name for name, memory in others.items() if memory <= available]
     if fitting:
         advice = f"use preset={fitting[0]!r} ({_gigabytes(others[fitting[0]])})"

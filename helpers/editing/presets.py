@@ -1,13 +1,15 @@
-"""Settings of all three steps, and the named ones."""
+"""Settings of all three steps, and the named ones, which stand in ``data/presets.toml``."""
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, field
 
 import torch
 
+from helpers.data import data_path
 from helpers.editing.embedding import EmbeddingSettings
-from helpers.editing.finetuning import LORA_WIDE_TARGETS, FinetuningSettings
+from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings
 
 
@@ -33,48 +35,27 @@ class EditSettings:
     dtype: torch.dtype = torch.float32
 
 
-# "pocket": the paper's protocol on the embedded model, from pure noise and with the whole UNet, on
-# a schedule of zero terminal SNR; "pocket-lora": the same with adapters.  "pocket-noised" starts
-# from the noised recording instead and tunes little: a gentle edit that keeps much.
-# "t4": the paper's steps on a GPU of 16 GB without bfloat16, such as Colab's; adapters replace the
-# whole UNet, at a learning rate that is a choice of ours.  "fast": the same for a first listen.
+def _read(row: dict[str, object]) -> EditSettings:
+    """Make settings of one row of the file."""
+    steps = {
+        "embedding": EmbeddingSettings,
+        "finetuning": FinetuningSettings,
+        "sampling": SamplingSettings,
+    }
+    for step in steps.keys() & row:
+        values = {k: tuple(v) if isinstance(v, list) else v for k, v in row[step].items()}
+        row[step] = steps[step](**values)
+    return EditSettings(**row | {"dtype": getattr(torch, row.get("dtype", "float32"))})
 
-PRESETS = {
-    "paper": EditSettings(),
-    "pocket": EditSettings(
-        EmbeddingSettings(steps=100, learning_rate=2e-2, batch_size=4),
-        FinetuningSettings(steps=300, learning_rate=1e-4, batch_size=4),
-        SamplingSettings(steps=50, guidance_scale=4.0),
-        terminal_snr="zero",
-    ),
-    "pocket-lora": EditSettings(
-        EmbeddingSettings(steps=100, learning_rate=2e-2, batch_size=4),
-        FinetuningSettings(
-            steps=400,
-            learning_rate=1e-3,
-            batch_size=4,
-            lora_rank=16,
-            lora_targets=LORA_WIDE_TARGETS,
-        ),
-        SamplingSettings(steps=50, guidance_scale=4.0),
-        terminal_snr="zero",
-    ),
-    "pocket-noised": EditSettings(
-        EmbeddingSettings(steps=100, learning_rate=5e-3, batch_size=4),
-        FinetuningSettings(steps=60, learning_rate=5e-4, batch_size=4, lora_rank=8),
-        SamplingSettings(steps=50, guidance_scale=2.5, strength=0.9),
-    ),
-    "t4": EditSettings(
-        finetuning=FinetuningSettings(learning_rate=1e-4, lora_rank=8),
-        dtype=torch.float16,
-    ),
-    "fast": EditSettings(
-        EmbeddingSettings(steps=100, learning_rate=5e-3, batch_size=2),
-        FinetuningSettings(steps=200, learning_rate=2e-4, batch_size=2, lora_rank=8),
-        SamplingSettings(steps=50),
-        dtype=torch.float16,
-    ),
-}
+
+# By model, then by name.
+_ROWS = tomllib.loads(data_path("presets.toml").read_text(encoding="utf-8"))
+PRESETS = {name: _read(row) for rows in _ROWS.values() for name, row in rows.items()}
+
+
+def presets_for(model: str) -> list[str]:
+    """Names of the presets for a published model: its own, then those for any."""
+    return [*_ROWS.get(model, ()), *_ROWS["any"]]
 
 
 def preset(name: str) -> EditSettings:

@@ -86,11 +86,7 @@ def invert(
     OutOfMemory
         If the GPU's memory is too small.
     """
-    if isinstance(model.noise_schedule, FlowSchedule):
-        raise ValueError(
-            f"DDPM inversion is not defined for {model.name}, which learnt a flow and no DDPM "
-            "chain: use another method, such as SDEdit."
-        )
+    _check_kind(model)
     scheduler = model.sampler(DDIMScheduler)
     scheduler.set_timesteps(steps, device=model.device)
     count = _steps_run(steps, share)
@@ -199,6 +195,10 @@ class DDPMInversion(Method):
     knob: ClassVar[str] = "share of steps"
     edits: ClassVar[frozenset[str]] = frozenset({"addition", "style_transfer"})
 
+    def check_model(self, model: LatentAudioModel) -> None:
+        """Raise a ValueError for a flow, which has no DDPM chain."""
+        _check_kind(model)
+
     def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
         """See :meth:`helpers.methods.method.Method.latents`."""
         if task.source_prompt:
@@ -223,6 +223,14 @@ class DDPMInversion(Method):
                 regenerate(task.model, inversion, task.target, guidance, share, task.progress)
                 for share in settings
             ]
+        )
+
+
+def _check_kind(model: LatentAudioModel) -> None:
+    if isinstance(model.noise_schedule, FlowSchedule):
+        raise ValueError(
+            f"DDPM inversion is not defined for {model.name}, which learnt a flow and no DDPM "
+            "chain: use another method, such as SDEdit."
         )
 
 

@@ -150,9 +150,10 @@ class Method(ABC):
         ------
         PromptError, MaskError, ValueError
             For an empty prompt, a gap that does not fit, is missing or cannot be filled, a setting
-            out of range; before any work.
+            out of range, a model that the method is not defined for; before any work.
         """
         self._check(settings, gap)
+        self.check_model(model)
         known = clip if gap is None else blank(clip, gap)
         task = Task(model, known, prompt, gap, source_prompt, folder, progress)
         _ = task.target, task.mask  # raise before any work
@@ -170,6 +171,9 @@ class Method(ABC):
             raise ValueError(
                 f"{self.name}'s {self.knob} is {value!r}: choose above 0, up to {self.highest:g}."
             )
+
+    def check_model(self, model: LatentAudioModel) -> None:  # noqa: B027
+        """Raise a ValueError for a model that the method is not defined for; here for none."""
 
     def with_sampling(self, **changes: object) -> Self:
         """Return the same method with some :class:`SamplingSettings` changed."""

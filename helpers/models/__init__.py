@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from helpers.models.latent_audio_model import (
     is_out_of_memory,
 )
 
-FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio")  # files
+FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio", "tangoflux")  # files
 
 
 class ModelFileError(ValueError):
@@ -48,6 +48,10 @@ class Family:
         Whether nothing large of that name or folder has to be downloaded.
     revision : callable
         From a repository to its commit, branch or tag that is used.
+    terms : str
+        One sentence on who may have the weights and for what, said before they are downloaded.
+    hashes : mapping of str to str
+        SHA-256 of published files by name, where they are known to us.
     """
 
     names: Mapping[str, str | None]
@@ -56,6 +60,8 @@ class Family:
     blueprint: Callable[[str | Path], LatentAudioModel] | None = None
     is_at_hand: Callable[[str | Path], bool] = lambda source: True
     revision: Callable[[str], str] = lambda repository: "main"
+    terms: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 def families() -> Iterator[Family]:

@@ -173,7 +173,10 @@ def mixture(schedule: SchedulerMixin, timesteps: Tensor, like: Tensor) -> tuple[
 
 
 def draw_timesteps(schedule: SchedulerMixin, count: int, generator: torch.Generator) -> Tensor:
-    """Timesteps at which the model was trained, drawn on the CPU, shape (count,)."""
+    """Timesteps at which the model was trained, drawn on the CPU, shape (count,).
+
+    Lesson: 03.
+    """
     if isinstance(schedule, ContinuousSchedule):
         return schedule.draw(count, generator)
     return torch.randint(schedule.config.num_train_timesteps, (count,), generator=generator)

@@ -36,6 +36,10 @@ from helpers.models.published import read_json
 CLASS_NAME = "StableAudioPipeline"
 GUIDANCE_SCALE = 7.0
 REPOSITORIES = {"stable-audio": "stabilityai/stable-audio-open-1.0"}
+TERMS = (
+    "Stable Audio Open is given to those who accept its licence at "
+    "https://huggingface.co/stabilityai/stable-audio-open-1.0 and log in with `hf auth login`."
+)
 NOISE = {"prediction_type": "v_prediction", "sigma_data": 1.0}  # what the angle stands for
 
 
@@ -237,5 +241,11 @@ def _model(name: str, folder: Path, denoiser: nn.Module, vae: nn.Module) -> Late
 
 
 FAMILY = Family(
-    REPOSITORIES, load_stable_audio, FILES.holds, blueprint, FILES.is_at_hand, FILES.revision
+    REPOSITORIES,
+    load_stable_audio,
+    FILES.holds,
+    blueprint,
+    FILES.is_at_hand,
+    FILES.revision,
+    terms=TERMS,
 )
