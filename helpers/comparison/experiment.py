@@ -182,7 +182,7 @@ class Experiment:
             self._edit(sweep)
             self._clear(sweep)
             kept = [self._kept(path, pair) for path in paths]
-        return kept
+        return [clip for clip in kept if clip is not None]
 
     @staticmethod
     def _kept(path: Path, pair: Pair) -> Clip | None:
@@ -278,17 +278,17 @@ class Experiment:
 
     def record(self, method: str) -> Provenance:
         """Tell what a method's rows are made from, but for the pair and the setting."""
-        method = self.methods[method]
+        recorded = self.methods[method]
         left_out = "settings", "fixed_setting", "role"
-        names = [f.name for f in fields(method) if f.compare and f.name not in left_out]
+        names = [f.name for f in fields(recorded) if f.compare and f.name not in left_out]
         return Provenance(
             self._weights,
             {
                 "model": self.model.name,
                 "schedule": self.model.schedule,
                 "CLAP": self.clap.name,
-                "method": type(method).__name__,
-                "": {name: getattr(method, name) for name in names},
+                "method": type(recorded).__name__,
+                "": {name: getattr(recorded, name) for name in names},
             },
         )
 

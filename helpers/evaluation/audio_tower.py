@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,7 +27,7 @@ class _Saved(nn.Module):
         state = {name: value.half().contiguous() for name, value in self.state_dict().items()}
         save_file(state, folder / "model.safetensors")
 
-    def load(self, folder: Path) -> _Saved:
+    def load(self, folder: Path) -> Self:
         """Read ``model.safetensors``; returns itself in evaluation mode with frozen weights."""
         self.load_state_dict(load_file(folder / "model.safetensors"))
         return self.float().eval().requires_grad_(False)

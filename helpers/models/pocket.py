@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import wraps
 from pathlib import Path
+from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -14,6 +15,7 @@ from torch.nn import functional
 from helpers.data import data_path
 from helpers.models import Family
 from helpers.models.griffin_lim import GriffinLim
+from helpers.models.kinds import NoiseSchedule
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.minilm import load_minilm
 
@@ -49,11 +51,11 @@ class PocketAutoencoder(AutoencoderKL):
     @wraps(AutoencoderKL.__init__)
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        channels = self.config.latent_channels
+        channels = self.config["latent_channels"]
         self.encoder = nn.Conv2d(1, 2 * channels, PATCH, stride=PATCH)
         self.shortcut = nn.ConvTranspose2d(channels, 1, PATCH, stride=PATCH)
         nn.init.zeros_(self.decoder.conv_out.weight)
-        nn.init.zeros_(self.decoder.conv_out.bias)
+        nn.init.zeros_(self.decoder.conv_out.get_parameter("bias"))
 
     def _encode(self, x: Tensor) -> Tensor:
         return super()._encode((x - LOG_MEL_MEAN) / LOG_MEL_SCALE)
@@ -80,8 +82,10 @@ class PocketUNet(UNet2DConditionModel):
     @wraps(UNet2DConditionModel.__init__)
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        if self.config.class_embed_type is not None:
-            self.register_buffer("average_sentence", torch.zeros(self.config.cross_attention_dim))
+        if self.config["class_embed_type"] is not None:
+            self.register_buffer(
+                "average_sentence", torch.zeros(self.config["cross_attention_dim"])
+            )
 
     def forward(
         self,
@@ -94,7 +98,7 @@ class PocketUNet(UNet2DConditionModel):
         """As the parent's, on a latent (batch, 32, time, mel) and token states (batch, L, 384)."""
         where = coordinates(*sample.shape[-2:]).to(sample).expand(len(sample), -1, -1, -1)
         tokens, mask = encoder_hidden_states, encoder_attention_mask
-        if self.config.class_embed_type is not None:
+        if self.config["class_embed_type"] is not None:
             if mask is None:
                 mask = torch.ones_like(tokens[..., 0], dtype=torch.bool)
             attended = mask[..., None].to(tokens)
@@ -167,7 +171,7 @@ def load_pocket(folder: Path | None = None) -> LatentAudioModel:
         denoiser=PocketUNet.from_pretrained(folder / "unet"),
         vae=PocketAutoencoder.from_pretrained(folder / "vae"),
         vocoder=GriffinLim(),
-        noise_schedule=DDPMScheduler.from_pretrained(folder / "scheduler"),
+        noise_schedule=cast(NoiseSchedule, DDPMScheduler.from_pretrained(folder / "scheduler")),
         text_encoder=load_minilm(),
         latent_shape=LATENT_SHAPE,
         guidance_scale=3.0,
