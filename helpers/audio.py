@@ -669,7 +669,8 @@ def _as_it_came(waveform: np.ndarray, sample_rate: float) -> Sound | None:
         return None
     centred = samples - samples.mean(0, dtype=np.float64)
     centred = np.nan_to_num(centred, posinf=0, neginf=0)
-    return Sound(np.float32(centred * (PEAK / np.abs(centred).max())), round(sample_rate))
+    loud = centred * (PEAK / np.abs(centred).max())
+    return Sound(loud.astype(np.float32), round(sample_rate))
 
 
 def _normalised(mono: np.ndarray, name: str) -> np.ndarray:

@@ -60,7 +60,10 @@ class PocketAutoencoder(AutoencoderKL):
     def _encode(self, x: Tensor) -> Tensor:
         return super()._encode((x - LOG_MEL_MEAN) / LOG_MEL_SCALE)
 
-    def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+    # The parent declares a FloatTensor, which no tensor of torch's own functions is.
+    def _decode(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, z: Tensor, return_dict: bool = True
+    ) -> DecoderOutput | tuple[Tensor]:
         [patches] = super()._decode(z, return_dict=False)
         detail = functional.pixel_shuffle(patches, FOLD)
         log_mel = (self.shortcut(z) + detail) * LOG_MEL_SCALE + LOG_MEL_MEAN
@@ -87,7 +90,8 @@ class PocketUNet(UNet2DConditionModel):
                 "average_sentence", torch.zeros(self.config["cross_attention_dim"])
             )
 
-    def forward(
+    # It takes what this model listens to alone.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Tensor,
         timestep: Tensor,
@@ -130,7 +134,7 @@ def coordinates(frames: int, bins: int) -> Tensor:
 
 def new_autoencoder() -> PocketAutoencoder:
     """Make an untrained autoencoder."""
-    return PocketAutoencoder(
+    return PocketAutoencoder(  # pyright: ignore[reportCallIssue]  # `wraps` tells it of `self`
         out_channels=FOLD**2,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(64, 96, 128),
@@ -146,7 +150,7 @@ def new_autoencoder() -> PocketAutoencoder:
 
 def new_unet() -> PocketUNet:
     """Make an untrained UNet of 12 million parameters."""
-    return PocketUNet(
+    return PocketUNet(  # pyright: ignore[reportCallIssue]  # `wraps` tells it of `self`
         sample_size=LATENT_SHAPE[1:],
         in_channels=LATENT_SHAPE[0] + COORDINATES,
         out_channels=LATENT_SHAPE[0],

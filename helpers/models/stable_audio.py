@@ -53,7 +53,8 @@ class StableAudioDenoiser(StableAudioDiTModel):
         del self.time_proj.weight
         self.time_proj.register_buffer("weight", frequencies)
 
-    def forward(
+    # It takes what it joins itself.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Tensor,
         timestep: Tensor,
