@@ -88,6 +88,7 @@ def test_every_import_is_declared():
     declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     declared |= {canonicalize_name(Requirement(r).name) for rs in EXTRAS.values() for r in rs}
     declared |= {"packaging"}  # comes with pytest, for which it is made
+    declared |= {"-typeshed"}  # for type checkers alone, which bring it
     own = {"helpers", "tools", "tests"} | {path.stem for path in ROOT.glob("tests/*")}
     distributions = packages_distributions()
     for path in (
