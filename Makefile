@@ -3,6 +3,8 @@
 override NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 override run := .venv/bin/python -m
 override pins := --quiet --constraint constraints.txt
+override nbval := --nbval --nbval-current-env --nbval-cell-timeout=600 \
+	--nbval-sanitize-with notebooks/sanitize.cfg
 
 # What is asked reaches the shell through the environment, letter for letter, so that spaces, quotes
 # and dollars survive and nothing in it is run.
@@ -19,9 +21,9 @@ export $(asked)
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 verify test test-mutation test-browser test-setup torture sweeps lessons \
-	student colab lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap \
-	setup-tangoflux test-tangoflux clean
+.PHONY: help setup demo table1 verify test test-all test-cold test-mutation test-tables test-browser \
+	test-setup torture sweeps tolerances lessons student colab lab lint pins pocket tune aisfx \
+	pocket-report setup-laion test-laion setup-msclap test-msclap setup-tangoflux test-tangoflux clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -51,17 +53,26 @@ verify: setup ## check a base model on this machine (MODEL=name or folder, PRESE
 	@$(run) tools.verify $(if $(MODEL),"$$MODEL") $(if $(PRESET),--preset "$$PRESET") \
 	$(if $(OUT),--out "$$OUT")
 
-test test-mutation test-browser: export HF_HUB_OFFLINE = 1
+test test-cold test-mutation test-tables test-browser: export HF_HUB_OFFLINE = 1
 test: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/test
 # A process a core, each with one thread, is faster than one process with all threads.
 test: export OMP_NUM_THREADS = 1
-test: .venv/.dev ## run all tests: the package's, two of test-mutation's, every notebook as stored
+test: lint ## lint, then run the package's tests, two of test-mutation's, every notebook as stored
 	@rm -rf .cache/test
 	MPLBACKEND=Agg $(run) pytest -n logical --maxprocesses 4 --dist loadfile
 	$(run) pytest -n 2 --confcutdir tests/mutation tests/mutation -k "still_fit or 01 or 06"
-	$(if $(NOTEBOOKS),$(run) pytest -n logical --maxprocesses 4 --dist loadscope --nbval \
-	--nbval-current-env --nbval-cell-timeout=600 --nbval-sanitize-with notebooks/sanitize.cfg \
-	$(NOTEBOOKS))
+	$(if $(NOTEBOOKS),$(run) pytest -n logical --maxprocesses 4 --dist loadscope $(nbval) $(NOTEBOOKS))
+
+# What needs longer, or a network; the cheapest first.
+test-all: test test-tables test-mutation test-cold test-browser test-setup ## run all tests there are
+
+test-cold: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/cold
+test-cold: .venv/.dev ## run every notebook by itself, with nothing kept from another one
+	@for lesson in $(NOTEBOOKS); do rm -rf .cache/cold; \
+	$(run) pytest $(nbval) "$$lesson" || exit 1; done
+
+test-tables: .venv/.dev ## compute a row of every method and every sweep again, drawn with a seed
+	$(run) pytest --confcutdir tests/tables tests/tables
 
 test-mutation: .venv/.dev ## break a helper on purpose, lesson by lesson: each lesson has to notice
 	$(run) pytest --confcutdir tests/mutation tests/mutation
@@ -82,6 +93,9 @@ torture: .venv/.dev ## kill and damage, by class, what must not be lost or lie; 
 sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
 	$(run) tools.sweeps
 
+tolerances: setup ## measure how nearly stored rows come out again, which is what tests allow
+	$(run) tools.tolerances
+
 lessons: setup ## run the lessons and store their outputs, times and memory
 	$(run) tools.lessons
 
@@ -94,9 +108,10 @@ colab: setup ## say where the repository is, for Colab (REPO=owner/name; else gi
 lab: setup ## open JupyterLab on the lessons
 	$(run) jupyterlab $$(test "$$(id -u)" != 0 || echo --allow-root) notebooks
 
-lint: .venv/.dev ## check and format-check the code with ruff
+lint: .venv/.dev ## check code and format with ruff, and the types of helpers with pyright
 	$(run) ruff check .
 	$(run) ruff format --check .
+	$(run) pyright
 
 pins: .venv/.dev ## resolve constraints.txt again, for all Pythons and platforms
 	$(run) pip install $(pins) --editable ".[notebooks,dev,maintain]"

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import av
 import librosa
@@ -32,6 +32,10 @@ import soxr
 import torch
 
 from helpers.storage import write_whole
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+    from av.container import InputContainer
 
 SAMPLE_RATE = 16_000  # Hz
 N_FFT = 1024  # samples
@@ -246,7 +250,7 @@ def load_windows(path: str | Path) -> Iterator[Clip]:
     """
     path, name = Path(path), _text(Path(path).stem)
     _check_file(path)
-    low, high = np.inf, -np.inf  # of each channel
+    low, high = np.array(np.inf), np.array(-np.inf)  # of each channel
     for block, _ in _steady(path, 0.0):
         low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
     if np.ndim(low) == 0:
@@ -313,7 +317,7 @@ def read_audio(
             "a length above 0."
         )
     blocks: list[np.ndarray] = []
-    length = 0
+    length = sample_rate = 0
     for block, sample_rate in _steady(path, start):
         blocks.append(block)
         length += len(block)
@@ -495,7 +499,8 @@ def _soundless(path: Path) -> AudioError:
 
 def _windows(path: Path, channel: int) -> Iterator[np.ndarray]:
     """Yield one channel at 16 kHz, float32, window by window."""
-    resampler, held, end = None, np.zeros(0, np.float32), np.zeros(0, np.float32)
+    resampler = None
+    held, end = np.zeros(0, np.float32), np.zeros(0, np.float32)
     for block, sample_rate in _steady(path, 0.0):
         if resampler is None:
             _check_rate(sample_rate, path.stem)
@@ -505,6 +510,7 @@ def _windows(path: Path, channel: int) -> Iterator[np.ndarray]:
         while len(held) > CLIP_SAMPLES:
             yield held[:CLIP_SAMPLES]
             held = held[CLIP_SAMPLES:]
+    assert resampler is not None, "It has been checked that there is sound."
     held = np.concatenate([held, resampler.resample_chunk(end, last=True)])
     yield from (held[i : i + CLIP_SAMPLES] for i in range(0, len(held), CLIP_SAMPLES))
 
@@ -544,7 +550,7 @@ class _Unmeasured(io.FileIO):
         self.beginning = self.read(4)
         self.seek(0)
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Read on, and leave the length out."""
         first = self.tell()
         count = super().readinto(buffer)
@@ -552,7 +558,7 @@ class _Unmeasured(io.FileIO):
             if self.beginning == mark:
                 for i, byte in enumerate(unknown, place - first):
                     if 0 <= i < count:
-                        buffer[i : i + 1] = bytes([byte])
+                        memoryview(buffer)[i : i + 1] = bytes([byte])
         return count
 
 
@@ -582,7 +588,8 @@ def _with_ffmpeg(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
     with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
         stream = container.streams.best("audio")
-        if stream is None or stream.codec_context is None:  # video alone, or an unknown codec
+        if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+            # video alone, or an unknown codec
             return
         frames = _frames(container, stream)
         first = next(frames, None)
@@ -603,9 +610,9 @@ def _with_ffmpeg(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:
                 yield _samples(frame)[max(late, 0) :], frame.sample_rate
 
 
-def _frames(container: av.container.InputContainer, stream: av.AudioStream) -> Iterator:
+def _frames(container: InputContainer, stream: av.AudioStream) -> Iterator:
     for packet in container.demux(stream):
-        with suppress(av.error.InvalidDataError):  # damaged; the next frame's time tells
+        with suppress(av.InvalidDataError):  # damaged; the next frame's time tells
             yield from packet.decode()
 
 
@@ -616,7 +623,7 @@ def _samples(frame: av.AudioFrame) -> np.ndarray:
     if values.dtype == np.uint8:
         return values.astype(np.float32) / 128 - 1
     if values.dtype.kind == "i":
-        values = values / -float(np.iinfo(values.dtype).min)
+        values = values / -float(np.iinfo(values.dtype.name).min)
     return values.astype(np.float32)
 
 
@@ -662,12 +669,13 @@ def _as_it_came(waveform: np.ndarray, sample_rate: float) -> Sound | None:
         return None
     centred = samples - samples.mean(0, dtype=np.float64)
     centred = np.nan_to_num(centred, posinf=0, neginf=0)
-    return Sound(np.float32(centred * (PEAK / np.abs(centred).max())), round(sample_rate))
+    loud = centred * (PEAK / np.abs(centred).max())
+    return Sound(loud.astype(np.float32), round(sample_rate))
 
 
 def _normalised(mono: np.ndarray, name: str) -> np.ndarray:
     mono = mono - mono.mean()
-    return (mono * _gain(np.abs(mono).max(), name)).astype(np.float32)
+    return (mono * _gain(float(np.abs(mono).max()), name)).astype(np.float32)
 
 
 def _gain(peak: float, name: str) -> float:

@@ -148,6 +148,7 @@ class Pair:
             return Source(clip, clip, events=np.sort(event.onsets), label=label), None
         if kind in REGISTRIES:
             recording = _recording(kind, name)
+            assert recording is not None, "It was looked for when the table was read."
             path = _registry(kind).fetch(recording)
             clip = load_clip(path, seconds=CLIP_SECONDS)  # one of the authors' is 2 ms too long
             clip = Clip(clip.waveform, self.id)

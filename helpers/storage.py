@@ -22,12 +22,15 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 from filelock import SoftFileLease, Timeout
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 ABANDONED = 24 * 3600  # seconds after which a part that another computer left is nobody's
 LEASE = 30.0  # seconds without a sign of life after which a lock is nobody's
@@ -439,7 +442,7 @@ def content_hash(value: object) -> str:
     digest = hashlib.sha256()
     if isinstance(value, Tensor):
         digest.update(repr((str(value.dtype), tuple(value.shape))).encode())
-        digest.update(_bytes(value).cpu().numpy())
+        digest.update(_bytes(value).cpu().numpy().data)
     elif isinstance(value, np.ndarray):
         digest.update(repr((str(value.dtype), value.shape)).encode())
         digest.update(np.ascontiguousarray(value).data)
@@ -471,7 +474,7 @@ class _Raw(io.FileIO):
         flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         super().__init__(path, "r+b", opener=lambda name, _: os.open(name, flags, 0o666))
 
-    def write(self, content: bytes) -> int | None:
+    def write(self, content: ReadableBuffer) -> int:
         """Write, or after a failure let it vanish: whoever writes may not be able to stop."""
         if self.failure is None:
             try:
@@ -559,7 +562,7 @@ def _module_hash(module: nn.Module) -> str:
     tensors = dict(chain(module.named_parameters(), module.named_buffers()))
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor).cpu().numpy())
+        digest.update(_bytes(tensor).cpu().numpy().data)
     return digest.hexdigest()
 
 

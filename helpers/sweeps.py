@@ -328,7 +328,8 @@ def _strengths(model: LatentAudioModel, identifier: str) -> list[Row]:
     with NonRigidEdit(model, pair.source.clip, pair.prompt, PRESET, progress=False) as edit:
         measured = scores.measure(_clap(), pair, edit.sweep(list(ETAS)))
     shown = measured.rename(columns={"text_clap": "text", "audio_clap": "audio"})
-    return shown[["text", "audio", "sum", "onset_f1"]].to_dict("records")
+    rows = shown[["text", "audio", "sum", "onset_f1"]].to_dict("records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
 
 
 def lora_points() -> list[Row]:

@@ -7,7 +7,7 @@ from helpers.audio import Clip
 from helpers.models.latent_audio_model import LatentAudioModel
 
 # Each has a make target of its own.
-collect_ignore = ["laion", "msclap", "tangoflux", "browser", "mutation", "setup"]
+collect_ignore = ["laion", "msclap", "tangoflux", "browser", "mutation", "setup", "tables"]
 
 
 @pytest.fixture

@@ -89,6 +89,7 @@ def test_every_import_is_declared():
     declared = {canonicalize_name(requirement.name) for requirement in REQUIREMENTS}
     declared |= {canonicalize_name(Requirement(r).name) for rs in EXTRAS.values() for r in rs}
     declared |= {"packaging"}  # comes with pytest, for which it is made
+    declared |= {"-typeshed"}  # for type checkers alone, which bring it
     own = {"helpers", "tools", "tests"} | {path.stem for path in ROOT.glob("tests/*")}
     distributions = packages_distributions()
     for path in (
@@ -400,6 +401,23 @@ def test_make_test_runs_package_then_notebooks(checkout):
     lines = make(checkout, "test").stdout.splitlines()
     assert "--nbval-current-env" in lines
     assert lines[-1] == "notebooks/00_quickstart.ipynb"
+
+
+def test_make_test_lints_before_it_tests(checkout):
+    lines = make(checkout, "test").stdout.splitlines()
+    assert lines.index("ruff") < lines.index("pyright") < lines.index("pytest")
+
+
+def test_make_test_all_runs_every_kind_of_test(checkout):
+    (checkout / "notebooks").mkdir()
+    lessons = [f"notebooks/0{number}_lesson.ipynb" for number in (0, 1)]
+    for lesson in lessons:
+        (checkout / lesson).touch()
+    lines = make(checkout, "test-all").stdout.splitlines()
+    kinds = {f"tests/{kind}" for kind in ("tables", "mutation", "browser", "setup")}
+    assert kinds <= set(lines)
+    alone = [lines[i - 1] for i, line in enumerate(lines) if line in lessons]
+    assert alone == ["notebooks/sanitize.cfg", lessons[0], *["notebooks/sanitize.cfg"] * 2]
 
 
 def test_make_test_begins_with_an_empty_cache_of_its_own(checkout):

@@ -182,7 +182,7 @@ class Experiment:
             self._edit(sweep)
             self._clear(sweep)
             kept = [self._kept(path, pair) for path in paths]
-        return kept
+        return [clip for clip in kept if clip is not None]
 
     @staticmethod
     def _kept(path: Path, pair: Pair) -> Clip | None:
@@ -202,19 +202,10 @@ class Experiment:
 
     def _edit(self, sweep: Sweep) -> list[Clip]:
         """Run a sweep and keep its audio."""
-        source = sweep.pair.source
-        edits = self.methods[sweep.method].sweep(
-            self.model,
-            source.clip,
-            sweep.pair.prompt,
-            list(sweep.settings),
-            source.gap,
-            "",  # as the stored table was made: the source's own prompt comes with the next
-            folder=self._work(sweep),
-            progress=False,
-        )
-        for setting, edit in zip(sweep.settings, edits, strict=True):
-            save_clip(edit, self.folder / self.audio(sweep.pair.id, sweep.method, setting))
+        method, work = self.methods[sweep.method], self._work(sweep)
+        edits = edit(self.model, method, sweep.pair, sweep.settings, work)
+        for setting, clip in zip(sweep.settings, edits, strict=True):
+            save_clip(clip, self.folder / self.audio(sweep.pair.id, sweep.method, setting))
         return edits
 
     def _score(self, sweep: Sweep) -> None:
@@ -287,19 +278,56 @@ class Experiment:
 
     def record(self, method: str) -> Provenance:
         """Tell what a method's rows are made from, but for the pair and the setting."""
-        method = self.methods[method]
+        recorded = self.methods[method]
         left_out = "settings", "fixed_setting", "role"
-        names = [f.name for f in fields(method) if f.compare and f.name not in left_out]
+        names = [f.name for f in fields(recorded) if f.compare and f.name not in left_out]
         return Provenance(
             self._weights,
             {
                 "model": self.model.name,
                 "schedule": self.model.schedule,
                 "CLAP": self.clap.name,
-                "method": type(method).__name__,
-                "": {name: getattr(method, name) for name in names},
+                "method": type(recorded).__name__,
+                "": {name: getattr(recorded, name) for name in names},
             },
         )
+
+
+def edit(
+    model: LatentAudioModel,
+    method: Method,
+    pair: Pair,
+    settings: Sequence[float],
+    folder: Path | None = None,
+) -> list[Clip]:
+    """Edit a pair as the table's rows are made.
+
+    Parameters
+    ----------
+    model : LatentAudioModel
+    method : Method
+    pair : Pair
+    settings : sequence of float
+    folder : Path, optional
+        Keeps Steps 1 and 2: a stopped run resumes, and what methods have in common is done once.
+
+    Returns
+    -------
+    list of Clip
+        One per setting.
+    """
+    source = pair.source
+    described = ""  # as the stored table was made: the source's own prompt comes with the next
+    return method.sweep(
+        model,
+        source.clip,
+        pair.prompt,
+        list(settings),
+        source.gap,
+        described,
+        folder=folder,
+        progress=False,
+    )
 
 
 def _record_of_pair(pair: Pair) -> Provenance:

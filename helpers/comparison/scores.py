@@ -113,7 +113,7 @@ def measure(clap: Clap, pair: Pair, edits: Sequence[Clip]) -> pd.DataFrame:
             }
         )
     frame = pd.DataFrame(rows)
-    return frame.astype({name: COLUMNS[name] for name in frame})
+    return frame.astype({name: kind for name, kind in COLUMNS.items() if name in frame})
 
 
 def outside_gap(times: np.ndarray, gap: Gap | None) -> np.ndarray:
@@ -150,13 +150,13 @@ def read_scores(path: Path) -> pd.DataFrame:
         scores = scores.replace(absent).astype(COLUMNS)
         whole = list(scores) == list(COLUMNS) and not scores.duplicated(KEY).any()
         whole = whole and scores.drop(columns=MAY_BE_MISSING).notna().all(axis=None)
-    except (KeyError, ValueError, StorageError):  # pandas' own errors are of the second kind
-        whole = False
-    if not whole:
+        if not whole:
+            raise ValueError("not what was written")
+    except (KeyError, ValueError, StorageError) as error:  # pandas' own errors are ValueErrors
         raise ScoresError(
             f"{path} cannot be read as the table of scores that was written: delete it, or name "
             "another folder."
-        )
+        ) from error
     return scores.assign(prompt=scores["prompt"].map(from_cell))
 
 

@@ -78,7 +78,7 @@ def rise(scores: pd.DataFrame, method: str, measure: str) -> Estimate:
 def best_method(scores: pd.DataFrame, methods: Iterable[str], measure: str = "sum") -> str | None:
     """Of some methods the one with the highest mean; None if none has the measure."""
     means = scores.groupby("method")[measure].mean().reindex([*methods]).dropna()
-    return None if means.empty else means.idxmax()
+    return None if means.empty else str(means.idxmax())
 
 
 def difference_at_equal_text(

@@ -8,10 +8,11 @@ pairs.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from html import escape
+from typing import Any, cast
 
 import pandas as pd
 
@@ -27,6 +28,7 @@ from helpers.comparison.statistics import (
 )
 from helpers.data import data_path
 from helpers.methods.method import Method, Role
+from helpers.methods.ours import Ours
 
 EDIT_TITLES = {
     "addition": "Addition",
@@ -129,7 +131,7 @@ class Results:
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:
         """Edit types by title, and the two that the paper pools."""
-        groups = {EDIT_TITLES[edit]: (edit,) for edit in self.edits}
+        groups: dict[str, tuple[str, ...]] = {EDIT_TITLES[edit]: (edit,) for edit in self.edits}
         pooled = ("addition", "style_transfer")
         return groups | ({POOLED: pooled} if set(pooled) <= set(self.edits) else {})
 
@@ -247,8 +249,8 @@ class Results:
                         estimate = bootstrap(_of(mine, [edit])[measure])
                         column = f"{EDIT_TITLES[edit]}: {title}"
                         row[column] = _mean(estimate, interval=measure == "sum")
-                    if best[kind, edit] == method:
-                        bold.add((len(rows), column))
+                        if measure == "sum" and best[kind, edit] == method:
+                            bold.add((len(rows), column))
                 rows.append(row)
         note = (
             f"{self.description} Means over pairs; the sum with its 95 % interval; the highest sum "
@@ -260,7 +262,8 @@ class Results:
     def difference_table(self, scores: pd.DataFrame, measure: str, kind: str) -> Table:
         """Paired differences of the paper's method to the best baseline and to every other."""
         shown = {}
-        for d in self.differences(scores, measure).itertuples():
+        differences = cast(Iterable[Any], self.differences(scores, measure).itertuples())
+        for d in differences:
             shown[d.method, d.other, d.edit] = _signed(d)
             if d.best:
                 shown[d.method, "best", d.edit] = f"{_signed(d)} {self.name(d.other)}"
@@ -301,9 +304,10 @@ class Results:
 
     def equal_text_table(self) -> Table:
         """Onsets where two methods follow the text alike (Fig. 2's claim)."""
+        differences = cast(Iterable[Any], self.at_equal_text().itertuples())
         shown = {
             (d.method, d.other, d.edit): f"{_signed(d)} n = {d.n}" if d.n else NOTHING
-            for d in self.at_equal_text().itertuples()
+            for d in differences
         }
         note = (
             "Mean difference over pairs, with its 95 % interval, between two sweeps at the Text "
@@ -376,7 +380,9 @@ class Results:
         for key in self.of_role("subject"):
             whole = self.methods[key]
             if any(
-                one.sampling == whole.sampling and one.finetuning == whole.finetuning
+                isinstance(whole, Ours)
+                and isinstance(one, Ours)
+                and (one.sampling, one.finetuning) == (whole.sampling, whole.finetuning)
                 for one in ablations
             ):
                 return f" The ablations leave one step out of {whole.name}."

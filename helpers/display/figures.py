@@ -55,12 +55,14 @@ def spectrograms(clips: list[Clip], titles: list[str] | None = None) -> Figure:
         layout="constrained",
     )
     for axis, level, title in zip(axes[:, 0], levels, titles, strict=True):
-        image = _draw(axis, level - loudest)
+        _draw(axis, level - loudest)
         axis.set_title(_shown(title), loc="left", fontsize=10, parse_math=False)
         axis.set_ylabel("kHz")
     axes[0, 0].set_yticks(_bins(TICKS), [f"{kilohertz:g}" for kilohertz in TICKS])
     axes[-1, 0].set_xlabel("time in seconds")
-    figure.colorbar(image, ax=axes, label="mel magnitude in dB, 0 = loudest", aspect=40)
+    figure.colorbar(
+        axes[0, 0].images[0], ax=axes, label="mel magnitude in dB, 0 = loudest", aspect=40
+    )
     return figure
 
 
@@ -132,7 +134,7 @@ def strength_grid(source: Clip, methods: Sequence[Strengths]) -> Figure:
     for line, row in zip(axes, levels, strict=True):
         for axis, level in zip(line, row, strict=False):
             axis.set_axis_on()
-            image = _draw(axis, level - loudest)
+            _draw(axis, level - loudest)
     axes[0, 0].set_title(_shown(source.name), loc="left", fontsize=9, parse_math=False)
     axes[0, 0].set_ylabel("source\nkHz", fontsize=9)
     for line, method in zip(axes[1:], methods, strict=True):
@@ -145,7 +147,9 @@ def strength_grid(source: Clip, methods: Sequence[Strengths]) -> Figure:
     axes[0, 0].xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="upper"))
     for axis in axes[-1]:
         axis.set_xlabel("seconds", fontsize=9)
-    figure.colorbar(image, ax=axes, label="mel magnitude in dB, 0 = loudest", aspect=40)
+    figure.colorbar(
+        axes[0, 0].images[0], ax=axes, label="mel magnitude in dB, 0 = loudest", aspect=40
+    )
     return figure
 
 

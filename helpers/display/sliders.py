@@ -116,7 +116,7 @@ class _Explorer:
         results = self.render(**values)
         clips = [self.reference, *([results] if isinstance(results, Clip) else results)]
         titles = [f"source: {self.reference.name}", *(clip.name for clip in clips[1:])]
-        return players(clips, titles).data, _png(clips, titles)
+        return str(players(clips, titles).data), _png(clips, titles)
 
     def show(self, key: tuple, status: str) -> None:
         """Put a finished result on the page, the status last."""
@@ -141,8 +141,9 @@ def _control(name: str, slider: ValueWidget | tuple[Sequence, object]) -> ValueW
             )
         slider = SelectionSlider(options=options, value=start, layout=Layout(width=SLIDER_WIDTH))
     if slider.has_trait("continuous_update"):
-        slider.continuous_update = False
-    slider.description = slider.description or label
+        slider.set_trait("continuous_update", False)
+    if not getattr(slider, "description", ""):
+        slider.set_trait("description", label)
     return slider
 
 

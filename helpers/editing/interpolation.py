@@ -11,6 +11,7 @@ import inspect
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import TypeGuard
 
 import diffusers
 import torch
@@ -75,6 +76,10 @@ class SamplingSettings:
                 "or DPMSolverMultistepScheduler."
             )
 
+    def guidance(self, model: LatentAudioModel) -> float:
+        """Return the guidance scale: the given one, or the model's own."""
+        return model.guidance_scale if self.guidance_scale is None else self.guidance_scale
+
 
 def interpolate(optimised: Conditioning, target: Conditioning, eta: float) -> Conditioning:
     """Eq. 2: e_int = η·e_target + (1 − η)·e_opt, with the masks they share.
@@ -137,7 +142,7 @@ def _is_scheduler(name: str) -> bool:
         return False
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -181,14 +186,14 @@ def sample(
     """
     if settings.strength < 1 and source is None:
         raise ValueError("A strength below 1 starts from the source: give its latent.")
-    guidance = model.guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+    guidance = settings.guidance(model)
     scheduler = model.sampler(getattr(diffusers, settings.scheduler))
     scheduler.set_timesteps(settings.steps, device=model.device)
 
     batch = conditioning.batch_size
     generators = [torch.Generator().manual_seed(settings.seed) for _ in range(batch)]
     noise = randn_tensor((batch, *model.latent_shape), generators, device=model.device)
-    if settings.strength == 1:
+    if source is None or settings.strength == 1:
         timesteps = scheduler.timesteps
         latent = noise * scheduler.init_noise_sigma
     else:

@@ -167,7 +167,7 @@ def check_device(
         advice = f"use preset={fitting[0]!r} ({_gigabytes(others[fitting[0]])})"
     else:
         advice = "use a larger device, or load_model('pocket')"
-    least = min(needed, key=needed.get)
+    least = min(needed, key=needed.__getitem__)
     raise ValueError(
         f"{model.name} with the preset {least!r} needs about {_gigabytes(needed[least])} and "
         f"the device {str(device)!r} has {_gigabytes(available)}: {advice}."

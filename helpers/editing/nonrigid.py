@@ -104,6 +104,14 @@ class NonRigidEdit:
             )
         return self
 
+    @property
+    def steps(self) -> tuple[EmbeddingResult, FineTuning]:
+        """Results of Steps 1 and 2, which are run unless they have been."""
+        self.fit()
+        assert self.embedding is not None
+        assert self.finetuning is not None
+        return self.embedding, self.finetuning
+
     def edit(self, eta: float, pasted: bool = True) -> Clip:
         """Step 3 at one η; see :meth:`sweep`."""
         [clip] = self.sweep([eta], pasted)
@@ -130,10 +138,10 @@ class NonRigidEdit:
             raise ValueError("There is no list of η to edit with: give at least one, e.g. [0.5].")
         for eta in etas:
             check_eta(eta)
-        self.fit()
-        conditionings = [interpolate(self.embedding.conditioning, self.target, e) for e in etas]
+        embedding, finetuning = self.steps
+        conditionings = [interpolate(embedding.conditioning, self.target, e) for e in etas]
         latents = sample(
-            self.finetuning.model,
+            finetuning.model,
             Conditioning.cat(conditionings),
             self.settings.sampling,
             self.latent,

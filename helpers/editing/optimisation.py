@@ -159,10 +159,12 @@ def check_settings(settings: object, **ranges: tuple[type, float]) -> None:
     for name, (kind, least) in ranges.items():
         value = getattr(settings, name)
         if kind is Integral:
-            fits = isinstance(value, Integral) and not isinstance(value, bool) and value >= least
+            fits = (
+                isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
+            )
             wanted = f"a whole number, {least} or more"
         else:
-            fits = isinstance(value, Real) and math.isfinite(value) and value > least
+            fits = isinstance(value, Real) and math.isfinite(value) and float(value) > least
             wanted = f"a number above {least}"
         if not fits:
             raise ValueError(f"{name} is {value!r}: give {wanted}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ class EditSettings:
     dtype: torch.dtype = torch.float32
 
 
-def _read(row: dict[str, object]) -> EditSettings:
+def _read(row: dict[str, Any]) -> EditSettings:
     """Make settings of one row of the file."""
     steps = {
         "embedding": EmbeddingSettings,

@@ -39,7 +39,7 @@ def event_mask(events: np.ndarray, steps: int) -> np.ndarray:
     steps : int
     """
     centres = (np.arange(steps) + 0.5) * STEP_SECONDS
-    return ((events[:, :1] <= centres) & (centres < events[:, 1:])).any(axis=0)
+    return np.any((events[:, :1] <= centres) & (centres < events[:, 1:]), axis=0)
 
 
 def raw_layout(clip: Clip, events: np.ndarray) -> float:

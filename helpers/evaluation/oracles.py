@@ -81,7 +81,7 @@ def take(
     found = [
         r
         for r in registry.select(label=label, split=split)
-        if r.info["source"] != sources.get(other_than)
+        if r.info["source"] != sources.get(other_than or "")
         and (label in CONTINUOUS or len(recorded_events().get(r.path, ())))
     ]
     if not found:

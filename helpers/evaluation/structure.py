@@ -88,7 +88,8 @@ def kept_frames(source: Clip, edit: Clip, mask: np.ndarray | None = None) -> np.
             f"{len(mask)}: compare clips and a mask of one length."
         )
     around = np.pad(mask, N_FFT // 2)[: (N_FRAMES - 1) * HOP_LENGTH + N_FFT]
-    whole = np.lib.stride_tricks.sliding_window_view(around, N_FFT)[::HOP_LENGTH].all(axis=1)
+    windows = np.lib.stride_tricks.sliding_window_view(around, N_FFT)[::HOP_LENGTH]
+    whole = np.all(windows, axis=1)
     frames = np.pad(whole, (0, N_FRAMES - len(whole)))
     if not frames.any():
         raise ValueError(

@@ -48,6 +48,7 @@ class AudioLDMInpainting(Method):
 
     def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
         """See :meth:`helpers.methods.method.Method.latents`."""
+        assert task.mask is not None, "It has been checked that there is a gap."
         known = task.model, task.target, task.latent, task.mask
         return torch.cat([self.fill(*known, scale, task.progress) for scale in settings])
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from helpers.editing.interpolation import SamplingSettings
 from helpers.methods.method import Method, Task
-from helpers.models.kinds import FlowSchedule
+from helpers.models.kinds import FlowSchedule, NoiseSchedule
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
@@ -33,7 +33,7 @@ class Inversion:
 
     Parameters
     ----------
-    scheduler : DDIMScheduler
+    scheduler : NoiseSchedule
         With the timesteps of the whole chain.
     latents : torch.Tensor
         x_t before each of the steps, noisiest first, shape (n, channels, time, mel).
@@ -42,7 +42,7 @@ class Inversion:
         adds no noise there, so that the chain ends in the model's own estimate of x_0.
     """
 
-    scheduler: DDIMScheduler
+    scheduler: NoiseSchedule
     latents: Tensor
     noises: Tensor
 
@@ -158,7 +158,7 @@ def regenerate(
 
 
 def posterior_mean(
-    scheduler: DDIMScheduler, output: Tensor, timestep: Tensor, latent: Tensor
+    scheduler: NoiseSchedule, output: Tensor, timestep: Tensor, latent: Tensor
 ) -> Tensor:
     """μ_t(x_t), the mean of q(x_{t−1} | x_t, x_0) at the x_0 that the UNet's output stands for.
 
@@ -217,7 +217,7 @@ class DDPMInversion(Method):
             self.sampling.seed,
             task.progress,
         )
-        guidance = self.sampling.guidance_scale
+        guidance = self.sampling.guidance(task.model)
         return torch.cat(
             [
                 regenerate(task.model, inversion, task.target, guidance, share, task.progress)

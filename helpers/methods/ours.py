@@ -39,13 +39,13 @@ class Ours(Method):
     @classmethod
     def of(cls, preset: EditSettings, **more: object) -> Self:
         """Return the method with a preset's hyper-parameters; ``more`` are further fields."""
-        return cls(
+        method = cls(
             embedding=preset.embedding,
             finetuning=preset.finetuning,
             sampling=preset.sampling,
             terminal_snr=preset.terminal_snr,
-            **more,
         )
+        return replace(method, **more)
 
     def check_setting(self, value: float) -> None:
         """Raise a ValueError unless it is an η from −0.5 to 1.5."""
@@ -54,9 +54,10 @@ class Ours(Method):
     def latents(self, task: Task, settings: Sequence[float]) -> Tensor:
         """See :meth:`helpers.methods.method.Method.latents`."""
         edit = self._fitted(task)
-        optimised, target = edit.embedding.conditioning, edit.target
+        embedding, finetuning = edit.steps
+        optimised, target = embedding.conditioning, edit.target
         mixed = Conditioning.cat([interpolate(optimised, target, eta) for eta in settings])
-        return sample(edit.finetuning.model, mixed, self.sampling, edit.latent, task.progress)
+        return sample(finetuning.model, mixed, self.sampling, edit.latent, task.progress)
 
     def _fitted(self, task: Task) -> NonRigidEdit:
         """Run Steps 1 and 2."""
@@ -92,7 +93,7 @@ class OursWithoutStep1(Ours):
         """See :meth:`helpers.methods.method.Method.latents`."""
         starts = [replace(self.sampling, strength=strength) for strength in settings]
         edit = self._fitted(task)
-        tuned = edit.finetuning.model
+        tuned = edit.steps[1].model
         return torch.cat(
             [sample(tuned, edit.target, s, edit.latent, task.progress) for s in starts]
         )

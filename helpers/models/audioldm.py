@@ -11,6 +11,7 @@ The text encoder stays on the CPU in float32: it runs once per prompt.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -94,7 +95,10 @@ def load_audioldm(
         If a file is missing, cut short, holds code or belongs to another model.
     """
     folder = FILES.files(source)
-    text = ClapText(FILES.tokenizer(folder, "tokenizer"), FILES.load(folder, "text_encoder"))
+    text = ClapText(
+        FILES.tokenizer(folder, "tokenizer"),
+        cast(ClapTextModelWithProjection, FILES.load(folder, "text_encoder")),
+    )
     return FILES.model(source, folder, text, GUIDANCE_SCALE, device, dtype)
 
 
@@ -107,7 +111,8 @@ def blueprint(source: str | Path = "audioldm") -> LatentAudioModel:
         As for :func:`load_audioldm`; only the configurations are read, or fetched.
     """
     folder = FILES.configurations(source)
-    width = FILES.build(folder, "unet").config.projection_class_embeddings_input_dim
+    config: Any = FILES.build(folder, "unet").config
+    width = config.projection_class_embeddings_input_dim
     prompt = Conditioning(pooled=torch.ones(1, width, device="meta"))
     return FILES.blueprint(source, folder, prompt, GUIDANCE_SCALE)
 

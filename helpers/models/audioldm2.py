@@ -23,6 +23,7 @@ The text encoders stay on the CPU in float32: they run once per prompt.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, AutoencoderKL
@@ -102,7 +103,8 @@ class TwoStreamText:
 
     @torch.no_grad()
     def _embed(self, prompt: str) -> Conditioning:
-        vector = self.clap([prompt]).pooled[:, None]
+        [pooled] = self.clap([prompt]).embeddings
+        vector = pooled[:, None]
         sentence = self.t5([prompt])
         [tokens], [mask] = sentence.tokens, sentence.masks
         beginning = self.projection(hidden_states=vector, hidden_states_1=tokens).hidden_states
@@ -146,10 +148,16 @@ def load_audioldm2(
     """
     folder = FILES.files(source)
     text = TwoStreamText(
-        ClapText(FILES.tokenizer(folder, "tokenizer"), FILES.load(folder, "text_encoder")),
-        T5Text(FILES.tokenizer(folder, "tokenizer_2"), FILES.load(folder, "text_encoder_2")),
-        FILES.load(folder, "projection_model"),
-        FILES.load(folder, "language_model"),
+        ClapText(
+            FILES.tokenizer(folder, "tokenizer"),
+            cast(ClapTextModelWithProjection, FILES.load(folder, "text_encoder")),
+        ),
+        T5Text(
+            FILES.tokenizer(folder, "tokenizer_2"),
+            cast(T5EncoderModel, FILES.load(folder, "text_encoder_2")),
+        ),
+        cast(AudioLDM2ProjectionModel, FILES.load(folder, "projection_model")),
+        cast(GPT2Model, FILES.load(folder, "language_model")),
     )
     return FILES.model(source, folder, text, GUIDANCE_SCALE, device, dtype)
 
@@ -164,7 +172,7 @@ def blueprint(source: str | Path = "audioldm2") -> LatentAudioModel:
         then has 32 T5 tokens.
     """
     folder = FILES.configurations(source)
-    widths = FILES.build(folder, "projection_model").config
+    widths: Any = FILES.build(folder, "projection_model").config
     lengths = {GENERATED_STATES: widths.langauge_model_dim, 32: widths.text_encoder_1_dim}
     with torch.device("meta"):
         prompt = Conditioning(

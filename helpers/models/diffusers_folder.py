@@ -7,10 +7,10 @@ which every size is computed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from diffusers import DDIMScheduler, ModelMixin
@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from helpers.audio import HOP_LENGTH, N_FRAMES, N_MELS, SAMPLE_RATE
 from helpers.models import ModelFileError
+from helpers.models.kinds import NoiseSchedule
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel, is_out_of_memory
 from helpers.models.published import (
     INDEX,
@@ -143,7 +144,10 @@ class DiffusersFolder:
         kind = self.parts[name].published if published else self.parts[name].kind
         config = _config(folder / name, kind)
         with torch.device("meta"):
-            return kind.from_config(config) if issubclass(kind, ModelMixin) else kind(config)
+            if issubclass(kind, ModelMixin):
+                declared: Any = kind  # as having a configuration, in the classes below it alone
+                return declared.from_config(config)
+            return kind(config)
 
     def load(
         self,
@@ -165,7 +169,7 @@ class DiffusersFolder:
         weights = {n: w for n, w in read_weights(path).items() if not n.startswith(left_out)}
         try:
             if issubclass(kind, ModelMixin):
-                module, found = kind.from_pretrained(
+                loaded: Any = kind.from_pretrained(
                     folder / name,
                     torch_dtype=dtype,
                     use_safetensors=path.suffix == ".safetensors",
@@ -173,7 +177,7 @@ class DiffusersFolder:
                     output_loading_info=True,
                 )
             else:
-                module, found = kind.from_pretrained(
+                loaded = kind.from_pretrained(
                     None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True
                 )
         except (RuntimeError, ValueError) as error:
@@ -183,6 +187,7 @@ class DiffusersFolder:
                 f"{path} does not have the shapes of the config.json beside it: download both "
                 "again."
             ) from error
+        module, found = loaded
         absent = [*found["missing_keys"], *found["mismatched_keys"]]
         if absent:
             others = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
@@ -208,7 +213,7 @@ class DiffusersFolder:
         self,
         source: str | Path,
         folder: Path,
-        text_encoder: object,
+        text_encoder: Callable[[list[str]], Conditioning],
         guidance_scale: float,
         device: torch.device | str,
         dtype: torch.dtype,
@@ -239,7 +244,7 @@ class DiffusersFolder:
         self,
         source: str | Path,
         folder: Path,
-        text_encoder: object,
+        text_encoder: Callable[[list[str]], Conditioning],
         guidance_scale: float,
         unet: nn.Module,
         vae: nn.Module,
@@ -247,15 +252,17 @@ class DiffusersFolder:
     ) -> LatentAudioModel:
         _check_front_end(folder, vocoder)
         _complete(folder / "vae" / "config.json", {"scaling_factor"})
-        shrink = 2 ** (len(vae.config.block_out_channels) - 1)
+        inside: Any = vae.config
+        outside: Any = unet.config
+        shrink = 2 ** (len(inside.block_out_channels) - 1)
         return LatentAudioModel(
             str(source),
             unet,
             vae,
             vocoder,
-            DDIMScheduler.from_config(_complete(folder / SCHEDULER, NOISE)),
+            cast(NoiseSchedule, DDIMScheduler.from_config(_complete(folder / SCHEDULER, NOISE))),
             text_encoder,
-            latent_shape=(unet.config.in_channels, N_FRAMES // shrink, N_MELS // shrink),
+            latent_shape=(outside.in_channels, N_FRAMES // shrink, N_MELS // shrink),
             guidance_scale=guidance_scale,
         )
 
@@ -321,7 +328,7 @@ def _complete(path: Path, keys: Set[str]) -> dict:
 
 def _check_front_end(folder: Path, vocoder: nn.Module) -> None:
     """Refuse a vocoder of other log-mels than helpers.audio computes."""
-    config = vocoder.config
+    config: Any = vocoder.config
     hop = int(torch.tensor(config.upsample_rates).prod())
     if (config.model_in_dim, config.sampling_rate, hop) != (N_MELS, SAMPLE_RATE, HOP_LENGTH):
         raise ModelFileError(

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Protocol, Self
 
 import torch
 from diffusers import SchedulerMixin
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import ConfigMixin, FrozenDict, register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
@@ -36,6 +37,49 @@ DISCRETE = (  # of diffusers' schedules: what decides ᾱ, and what the denoiser
     "rescale_betas_zero_snr",
     "prediction_type",
 )
+
+
+class Step(Protocol):
+    """What a schedule's step returns."""
+
+    prev_sample: Tensor
+
+
+class NoiseSchedule(Protocol):
+    """A schedule of diffusers: what they all have, and their base class does not declare."""
+
+    config: FrozenDict
+    timesteps: Tensor
+    alphas_cumprod: Tensor
+    init_noise_sigma: float
+    order: int
+
+    @classmethod
+    def from_config(cls, config: FrozenDict, **changes: object) -> Self:
+        """Make one of the same kind with some settings changed."""
+        ...
+
+    def set_timesteps(self, steps: int, /, *, device: torch.device) -> None:
+        """Choose the timesteps of sampling."""
+
+    def set_begin_index(self, index: int, /) -> None:
+        """Begin to sample at one of them."""
+
+    def scale_model_input(self, sample: Tensor, timestep: Tensor, /) -> Tensor:
+        """Return what the denoiser is to hear."""
+        ...
+
+    def add_noise(self, latent: Tensor, noise: Tensor, timesteps: Tensor, /) -> Tensor:
+        """x_t = a(t)·z + b(t)·ε."""
+        ...
+
+    def get_velocity(self, latent: Tensor, noise: Tensor, timesteps: Tensor, /) -> Tensor:
+        """V = a(t)·ε − b(t)·z."""
+        ...
+
+    def step(self, output: Tensor, timestep: Tensor, sample: Tensor, /, **options: object) -> Step:
+        """Go to the next timestep."""
+        ...
 
 
 class ContinuousSchedule(SchedulerMixin, ConfigMixin):
@@ -66,7 +110,7 @@ class ContinuousSchedule(SchedulerMixin, ConfigMixin):
 
     def draw(self, count: int, generator: torch.Generator) -> Tensor:
         """Levels to train at, float32, shape (count,)."""
-        if self.config.drawn == "uniform":
+        if self.config["drawn"] == "uniform":
             return torch.rand(count, generator=generator)
         return torch.randn(count, generator=generator).sigmoid()
 
@@ -161,7 +205,10 @@ class FlowSchedule(ContinuousSchedule):
         return 1 - timesteps, timesteps
 
 
-def mixture(schedule: SchedulerMixin, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+AnySchedule = NoiseSchedule | ContinuousSchedule
+
+
+def mixture(schedule: AnySchedule, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """a(t) and b(t) of x_t = a(t)·z + b(t)·ε, shaped to multiply ``like`` (batch, …)."""
     if isinstance(schedule, ContinuousSchedule):
         parts = schedule.mixture(timesteps)
@@ -172,24 +219,24 @@ def mixture(schedule: SchedulerMixin, timesteps: Tensor, like: Tensor) -> tuple[
     return a, b
 
 
-def draw_timesteps(schedule: SchedulerMixin, count: int, generator: torch.Generator) -> Tensor:
+def draw_timesteps(schedule: AnySchedule, count: int, generator: torch.Generator) -> Tensor:
     """Timesteps at which the model was trained, drawn on the CPU, shape (count,).
 
     Lesson: 03.
     """
     if isinstance(schedule, ContinuousSchedule):
         return schedule.draw(count, generator)
-    return torch.randint(schedule.config.num_train_timesteps, (count,), generator=generator)
+    return torch.randint(schedule.config["num_train_timesteps"], (count,), generator=generator)
 
 
 def training_target(
-    noise_schedule: SchedulerMixin, latent: Tensor, noise: Tensor, timesteps: Tensor
+    noise_schedule: AnySchedule, latent: Tensor, noise: Tensor, timesteps: Tensor
 ) -> Tensor:
     """Return what the denoiser was trained to output for the noised latent.
 
     Parameters
     ----------
-    noise_schedule : SchedulerMixin
+    noise_schedule : NoiseSchedule or ContinuousSchedule
         Its ``prediction_type`` decides: ``epsilon`` is the noise ε, ``sample`` the latent z,
         ``v_prediction`` the velocity √ᾱ·ε − √(1−ᾱ)·z, ``flow_prediction`` the flow's ε − z.
     latent, noise : torch.Tensor
@@ -204,7 +251,7 @@ def training_target(
 
     Lesson: 02.
     """
-    match noise_schedule.config.prediction_type:
+    match noise_schedule.config["prediction_type"]:
         case "epsilon":
             return noise
         case "sample":
@@ -218,13 +265,13 @@ def training_target(
 
 
 def clean_estimate(
-    noise_schedule: SchedulerMixin, output: Tensor, noisy: Tensor, timesteps: Tensor
+    noise_schedule: AnySchedule, output: Tensor, noisy: Tensor, timesteps: Tensor
 ) -> Tensor:
     """Return the latent z that the denoiser's output stands for: of its mean, the mean of z.
 
     Parameters
     ----------
-    noise_schedule : SchedulerMixin
+    noise_schedule : NoiseSchedule or ContinuousSchedule
     output, noisy : torch.Tensor
         f_θ(x_t, t, e) and x_t, shape (batch, channels, time, mel).
     timesteps : torch.Tensor
@@ -236,7 +283,7 @@ def clean_estimate(
         For another prediction type than :func:`training_target` knows.
     """
     a, b = mixture(noise_schedule, timesteps, noisy)
-    match noise_schedule.config.prediction_type:
+    match noise_schedule.config["prediction_type"]:
         case "epsilon":
             return (noisy - b * output) / a
         case "sample":
@@ -249,10 +296,10 @@ def clean_estimate(
             raise _unknown(other)
 
 
-def settings(schedule: SchedulerMixin) -> dict[str, object]:
+def settings(schedule: AnySchedule) -> dict[str, object]:
     """Return what a result depends on; not ᾱ, whose last bits differ among processors."""
     if isinstance(schedule, ContinuousSchedule):
-        return {"kind": type(schedule).__name__, "drawn": schedule.config.drawn}
+        return {"kind": type(schedule).__name__, "drawn": schedule.config["drawn"]}
     return {key: schedule.config.get(key) for key in DISCRETE}
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from diffusers import DDIMScheduler, SchedulerMixin
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, AudioError, Clip, Sound
 from helpers.models import kinds
+from helpers.models.kinds import NoiseSchedule
 from helpers.models.prompts import PromptError as PromptError
 from helpers.models.prompts import check_prompts
 from helpers.storage import Provenance, content_hash
@@ -132,10 +134,11 @@ class Conditioning:
         masks = zip(*(item.masks for item in items), strict=True)
         lengths = [max(mask.shape[1] for mask in stream) for stream in masks]
         items = [item.pad_to(lengths) for item in items]
+        pooled = [item.pooled for item in items if item.pooled is not None]
         return Conditioning(
             tuple(map(torch.cat, zip(*(item.tokens for item in items), strict=True))),
             tuple(map(torch.cat, zip(*(item.masks for item in items), strict=True))),
-            None if items[0].pooled is None else torch.cat([item.pooled for item in items]),
+            torch.cat(pooled) if pooled else None,
             {name: torch.cat([item.given[name] for item in items]) for name in items[0].given},
         )
 
@@ -175,7 +178,7 @@ class LatentAudioModel:
         samples) if there is no vocoder; with ``scaling_factor`` in its config, or 1.
     vocoder : torch.nn.Module or None
         A SpeechT5HifiGan or the like; turns log-mels (batch, 1024, 64) into waveforms at 16 kHz.
-    noise_schedule : SchedulerMixin
+    noise_schedule : NoiseSchedule
         The schedule that Eq. 1 is trained on and samplers inherit; it says which of the
         :mod:`helpers.models.kinds` the model is.
     text_encoder : callable
@@ -202,7 +205,7 @@ class LatentAudioModel:
     denoiser: nn.Module
     vae: nn.Module
     vocoder: nn.Module | None
-    noise_schedule: SchedulerMixin
+    noise_schedule: NoiseSchedule
     text_encoder: Callable[[list[str]], Conditioning]
     latent_shape: tuple[int, ...]
     guidance_scale: float = 3.0
@@ -248,7 +251,12 @@ class LatentAudioModel:
 
     @property
     def _scale(self) -> float:
-        return self.vae.config.get("scaling_factor", 1.0)
+        return self._autoencoder.config.get("scaling_factor", 1.0)
+
+    @property
+    def _autoencoder(self) -> Any:
+        """The autoencoder, of which nn.Module declares nothing."""
+        return self.vae
 
     @property
     def schedule(self) -> dict[str, object]:
@@ -283,7 +291,7 @@ class LatentAudioModel:
         with explain_memory_errors("encoding"):
             sound = clip.log_mel() if self.vocoder is not None else self._waveform(clip)
             sound = sound.to(self.device, next(self.vae.parameters()).dtype)
-            posterior = self.vae.encode(sound).latent_dist
+            posterior = self._autoencoder.encode(sound).latent_dist
         latent = posterior.mode() if generator is None else posterior.sample(generator)
         return latent.float() * self._scale
 
@@ -304,11 +312,12 @@ class LatentAudioModel:
         Of a model without a vocoder they are waveforms (batch, channels, samples).
         """
         latent = latent.to(self.device, next(self.vae.parameters()).dtype)
-        return self.vae.decode(latent / self._scale).sample.float()
+        return self._autoencoder.decode(latent / self._scale).sample.float()
 
     @torch.no_grad()
     def vocode(self, log_mel: Tensor) -> Tensor:
         """Waveforms, float32, shape (batch, 163840), of log-mels (batch, 1, 1024, 64)."""
+        assert self.vocoder is not None, "This model makes waveforms and no log-mels."
         log_mel = log_mel.to(self.device, next(self.vocoder.parameters(), log_mel).dtype)
         return self.vocoder(log_mel[:, 0])[:, :CLIP_SAMPLES].float()
 
@@ -456,19 +465,19 @@ class LatentAudioModel:
             )
         if terminal_snr == "as trained" or self._is_continuous:
             return self
-        if self.noise_schedule.config.prediction_type == "epsilon":
+        if self.noise_schedule.config["prediction_type"] == "epsilon":
             raise ValueError(
                 f"{self.name} predicts the noise, which says nothing about the latent where the "
                 'SNR is zero: use terminal_snr="as trained".'
             )
-        schedule = type(self.noise_schedule).from_config(
+        schedule = self.noise_schedule.from_config(
             self.noise_schedule.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
         )
         return replace(self, noise_schedule=schedule)
 
     def sampler(
         self, scheduler: type[SchedulerMixin] = DDIMScheduler, **overrides: object
-    ) -> SchedulerMixin:
+    ) -> NoiseSchedule:
         """Any diffusers scheduler on this model's betas and prediction type.
 
         Raises
@@ -482,8 +491,9 @@ class LatentAudioModel:
                     f"{self.name} was trained at continuous noise levels, which diffusers' "
                     f"{scheduler.__name__} does not know: use DDIMScheduler."
                 )
-            scheduler = type(self.noise_schedule)
-        return scheduler.from_config(self.noise_schedule.config, **overrides)
+            return self.noise_schedule.from_config(self.noise_schedule.config, **overrides)
+        kind = cast(type[NoiseSchedule], scheduler)
+        return kind.from_config(self.noise_schedule.config, **overrides)
 
     @property
     def _is_continuous(self) -> bool:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
-from diffusers import AutoencoderKL, ConfigMixin, DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from diffusers.models.autoencoders.vae import DecoderOutput
 from torch import Tensor, nn
 from torch.nn import functional
@@ -15,11 +21,12 @@ from torch.nn import functional
 from helpers.data import data_path
 from helpers.models import Family
 from helpers.models.griffin_lim import GriffinLim
+from helpers.models.kinds import NoiseSchedule
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.minilm import load_minilm
 from helpers.storage import check_sums, write_sums
 
-Part = TypeVar("Part", bound=ConfigMixin)
+Part = TypeVar("Part", bound=ModelMixin | SchedulerMixin)
 PATCH = 16  # mel frames × mel bins behind one vector of the latent
 FOLD = 4  # mel frames × mel bins that the decoder's last convolution makes at one place
 LOG_MEL_MEAN, LOG_MEL_SCALE = -6.0, 3.0
@@ -52,16 +59,19 @@ class PocketAutoencoder(AutoencoderKL):
     @wraps(AutoencoderKL.__init__)
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        channels = self.config.latent_channels
+        channels = self.config["latent_channels"]
         self.encoder = nn.Conv2d(1, 2 * channels, PATCH, stride=PATCH)
         self.shortcut = nn.ConvTranspose2d(channels, 1, PATCH, stride=PATCH)
         nn.init.zeros_(self.decoder.conv_out.weight)
-        nn.init.zeros_(self.decoder.conv_out.bias)
+        nn.init.zeros_(self.decoder.conv_out.get_parameter("bias"))
 
     def _encode(self, x: Tensor) -> Tensor:
         return super()._encode((x - LOG_MEL_MEAN) / LOG_MEL_SCALE)
 
-    def _decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
+    # The parent declares a FloatTensor, which no tensor of torch's own functions is.
+    def _decode(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, z: Tensor, return_dict: bool = True
+    ) -> DecoderOutput | tuple[Tensor]:
         [patches] = super()._decode(z, return_dict=False)
         detail = functional.pixel_shuffle(patches, FOLD)
         log_mel = (self.shortcut(z) + detail) * LOG_MEL_SCALE + LOG_MEL_MEAN
@@ -83,10 +93,13 @@ class PocketUNet(UNet2DConditionModel):
     @wraps(UNet2DConditionModel.__init__)
     def __init__(self, *arguments, **options) -> None:
         super().__init__(*arguments, **options)
-        if self.config.class_embed_type is not None:
-            self.register_buffer("average_sentence", torch.zeros(self.config.cross_attention_dim))
+        if self.config["class_embed_type"] is not None:
+            self.register_buffer(
+                "average_sentence", torch.zeros(self.config["cross_attention_dim"])
+            )
 
-    def forward(
+    # It takes what this model listens to alone.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Tensor,
         timestep: Tensor,
@@ -97,7 +110,7 @@ class PocketUNet(UNet2DConditionModel):
         """As the parent's, on a latent (batch, 32, time, mel) and token states (batch, L, 384)."""
         where = coordinates(*sample.shape[-2:]).to(sample).expand(len(sample), -1, -1, -1)
         tokens, mask = encoder_hidden_states, encoder_attention_mask
-        if self.config.class_embed_type is not None:
+        if self.config["class_embed_type"] is not None:
             if mask is None:
                 mask = torch.ones_like(tokens[..., 0], dtype=torch.bool)
             attended = mask[..., None].to(tokens)
@@ -129,7 +142,7 @@ def coordinates(frames: int, bins: int) -> Tensor:
 
 def new_autoencoder() -> PocketAutoencoder:
     """Make an untrained autoencoder."""
-    return PocketAutoencoder(
+    return PocketAutoencoder(  # pyright: ignore[reportCallIssue]  # `wraps` tells it of `self`
         out_channels=FOLD**2,
         up_block_types=("UpDecoderBlock2D",) * 3,
         block_out_channels=(64, 96, 128),
@@ -145,7 +158,7 @@ def new_autoencoder() -> PocketAutoencoder:
 
 def new_unet() -> PocketUNet:
     """Make an untrained UNet of 12 million parameters."""
-    return PocketUNet(
+    return PocketUNet(  # pyright: ignore[reportCallIssue]  # `wraps` tells it of `self`
         sample_size=LATENT_SHAPE[1:],
         in_channels=LATENT_SHAPE[0] + COORDINATES,
         out_channels=LATENT_SHAPE[0],
@@ -162,7 +175,7 @@ def new_unet() -> PocketUNet:
     )
 
 
-def save_part(part: ConfigMixin, folder: Path) -> None:
+def save_part(part: ModelMixin | SchedulerMixin, folder: Path) -> None:
     """Write a part, its weights in float16, its configuration, and the checksums of both."""
     if isinstance(part, nn.Module):
         part.half()
@@ -179,7 +192,7 @@ def load_part(kind: type[Part], folder: Path) -> Part:
         If a file of the folder is missing, damaged or another one.
     """
     check_sums(folder)
-    return kind.from_pretrained(folder)
+    return cast(Part, kind.from_pretrained(folder))
 
 
 def load_pocket(folder: Path | None = None) -> LatentAudioModel:
@@ -196,7 +209,7 @@ def load_pocket(folder: Path | None = None) -> LatentAudioModel:
         denoiser=load_part(PocketUNet, folder / "unet"),
         vae=load_part(PocketAutoencoder, folder / "vae"),
         vocoder=GriffinLim(),
-        noise_schedule=load_part(DDPMScheduler, folder / "scheduler"),
+        noise_schedule=cast(NoiseSchedule, load_part(DDPMScheduler, folder / "scheduler")),
         text_encoder=load_minilm(),
         latent_shape=LATENT_SHAPE,
         guidance_scale=3.0,

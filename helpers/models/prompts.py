@@ -58,11 +58,11 @@ def _tokenizers(encoder: object) -> Iterator[tuple[PreTrainedTokenizerBase, int]
 
 
 def _check(prompt: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-    fast = tokenizer.is_fast  # the others do not say where in the prompt a token comes from
+    fast = bool(tokenizer.is_fast)  # the others do not say where in the prompt a token comes from
     whole = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
     tokens = whole["input_ids"]
     known = [token for token in tokens if token not in tokenizer.all_special_ids]
-    if not tokenizer.decode(known).strip():
+    if not str(tokenizer.decode(known)).strip():
         raise PromptError(
             f"The text encoder can read nothing of the prompt {prompt!r}: describe the sound in "
             "English words, e.g. 'a dog barking'."

@@ -95,7 +95,8 @@ def fetch(repository: str, sizes: Mapping[str, int], revision: str = "main") -> 
             print(f"Downloading {repository}, {_gigabytes(needed)}, to {cache}.", flush=True)
     for name in missing:
         cached[name] = _download(repository, name, revision, sizes[name])
-    return next(iter(cached.values())).parents[next(iter(cached)).count("/")]
+    name, path = next((name, path) for name, path in cached.items() if path is not None)
+    return path.parents[name.count("/")]
 
 
 def check_disk(folder: Path, needed: int) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from diffusers import AutoencoderOobleck, StableAudioDiTModel
@@ -29,7 +30,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from helpers.models import Family, ModelFileError
 from helpers.models.diffusers_folder import SCHEDULER, DiffusersFolder, Part
-from helpers.models.kinds import AngleSchedule
+from helpers.models.kinds import AngleSchedule, NoiseSchedule
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.models.published import read_json
 
@@ -56,7 +57,8 @@ class StableAudioDenoiser(StableAudioDiTModel):
         del self.time_proj.weight
         self.time_proj.register_buffer("weight", frequencies)
 
-    def forward(
+    # It takes what it joins itself.
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         sample: Tensor,
         timestep: Tensor,
@@ -68,12 +70,13 @@ class StableAudioDenoiser(StableAudioDiTModel):
         """As the parent's, on a latent (batch, 64, time), text (batch, 128, 768) and its mask."""
         text = encoder_hidden_states * encoder_attention_mask[..., None]
         rotary = get_1d_rotary_pos_embed(
-            self.config.attention_head_dim // 2,
-            torch.arange(sample.shape[2] + 1, device=sample.device),
+            self.config["attention_head_dim"] // 2,
+            cast(Any, torch.arange(sample.shape[2] + 1, device=sample.device)),
             use_real=True,
             repeat_interleave_real=False,
         )
-        return super().forward(
+        parent: Any = super().forward  # which declares other kinds of tensors than it takes
+        return parent(
             sample,
             timestep,
             encoder_hidden_states=torch.cat([text, seconds_hidden_states], dim=1),
@@ -175,8 +178,8 @@ def load_stable_audio(
     folder = FILES.files(source)
     text = TimedText(
         FILES.tokenizer(folder, "tokenizer"),
-        FILES.load(folder, "text_encoder"),
-        FILES.load(folder, "projection_model"),
+        cast(T5EncoderModel, FILES.load(folder, "text_encoder")),
+        cast(StableAudioProjectionModel, FILES.load(folder, "projection_model")),
     )
     model = _model(
         str(source),
@@ -196,7 +199,8 @@ def blueprint(source: str | Path = "stable-audio") -> LatentAudioModel:
         As for :func:`load_stable_audio`; only the configurations are read, or fetched.
     """
     folder = FILES.configurations(source)
-    width = FILES.build(folder, "projection_model").config.conditioning_dim
+    config: Any = FILES.build(folder, "projection_model").config
+    width = config.conditioning_dim
     with torch.device("meta"):
         text = Conditioning((torch.zeros(1, 128, width),), (torch.ones(1, 128),))
         prompt = _timed(text, torch.zeros(1, 2, width), torch.zeros(1, 1, 2 * width))
@@ -223,19 +227,21 @@ def _model(name: str, folder: Path, denoiser: nn.Module, vae: nn.Module) -> Late
             f"{folder / SCHEDULER} is that of another model: it should say {NOISE}; download it "
             "again."
         )
-    frames = denoiser.config.sample_size
+    config: Any = denoiser.config
+    sound: Any = vae
+    frames = config.sample_size
     return LatentAudioModel(
         name,
         denoiser,
         vae,
         vocoder=None,
-        noise_schedule=AngleSchedule(),
-        text_encoder=None,
-        latent_shape=(denoiser.config.in_channels, frames),
+        noise_schedule=cast(NoiseSchedule, AngleSchedule()),
+        text_encoder=cast(Any, None),
+        latent_shape=(config.in_channels, frames),
         guidance_scale=GUIDANCE_SCALE,
-        sample_rate=vae.config.sampling_rate,
-        channels=vae.config.audio_channels,
-        clip_samples=frames * vae.hop_length,
+        sample_rate=sound.config.sampling_rate,
+        channels=sound.config.audio_channels,
+        clip_samples=frames * sound.hop_length,
         unconditional_beside=without_prompt,
     )
 

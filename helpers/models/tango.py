@@ -15,9 +15,10 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, ModelMixin, UNet2DConditionModel
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor, nn
 from transformers import (
@@ -30,6 +31,7 @@ from transformers import (
 
 from helpers.audio import HOP_LENGTH, N_FFT, N_FRAMES, N_MELS, SAMPLE_RATE
 from helpers.models import Family, ModelFileError
+from helpers.models.kinds import NoiseSchedule
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
 from helpers.models.published import (
     INDEX,
@@ -212,7 +214,7 @@ def convert(source: str | Path, folder: str | Path, dtype: torch.dtype = torch.f
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelFileError(f"{folder} is not empty: name a new folder for the converted model.")
     model = load_tango(source, dtype=dtype)
-    text = model.text_encoder
+    text = cast(T5Text, model.text_encoder)
     parts = {
         "unet": model.denoiser,
         "vae": model.vae,
@@ -222,7 +224,7 @@ def convert(source: str | Path, folder: str | Path, dtype: torch.dtype = torch.f
     check_disk(folder, sum(p.nbytes for part in parts.values() for p in part.parameters()))
     parts |= {"tokenizer": text.tokenizer, "scheduler": model.noise_schedule}
     for name, part in parts.items():
-        part.save_pretrained(folder / name)
+        cast(ModelMixin, part).save_pretrained(folder / name)
         write_sums(folder / name)
     index = json.dumps({"_class_name": CLASS_NAME, "source": str(source)})
     (folder / INDEX).write_text(f"{index}\n", encoding="utf-8")  # last: the folder is whole
@@ -245,7 +247,7 @@ def blueprint(source: str | Path = "tango") -> LatentAudioModel:
         prompt = Conditioning((tokens,), (torch.ones(1, 32),))
         return _model(
             str(source),
-            unet=UNet2DConditionModel.from_config(UNET_CONFIG),
+            unet=cast(nn.Module, UNet2DConditionModel.from_config(UNET_CONFIG)),
             vae=_build_vae(VAE_CONFIG),
             vocoder=_build_vocoder(VOCODER_CHANNELS),
             noise_schedule=_build_schedule(),
@@ -300,7 +302,9 @@ def _read_published(folder: Path, device: torch.device | str, dtype: torch.dtype
     vocoder, vae = split(read_weights(folder / VAE), ["vocoder.", ""], folder / VAE)
     return {
         "unet": assemble(
-            lambda: UNet2DConditionModel.from_config(_unet_config(folder, main_config)),
+            lambda: cast(
+                nn.Module, UNet2DConditionModel.from_config(_unet_config(folder, main_config))
+            ),
             unet,
             folder / MAIN,
             device,
@@ -348,7 +352,7 @@ def _read_converted(folder: Path, device: torch.device | str, dtype: torch.dtype
     path = folder / "text_encoder" / SAFE_WEIGHTS["text_encoder"]
     return {
         **parts,
-        "noise_schedule": DDPMScheduler.from_config(schedule),
+        "noise_schedule": cast(NoiseSchedule, DDPMScheduler.from_config(schedule)),
         "text_encoder": _text_encoder(
             folder / "tokenizer", folder / "text_encoder", read_weights(path), path
         ),
@@ -408,15 +412,16 @@ def _unet_config(folder: Path, main_config: dict) -> dict:
     return read_json(path) if path.is_file() else UNET_CONFIG
 
 
-def _build_schedule() -> SchedulerMixin:
-    return DDPMScheduler.from_config(NOISE_SCHEDULE)
+def _build_schedule() -> NoiseSchedule:
+    return cast(NoiseSchedule, DDPMScheduler.from_config(NOISE_SCHEDULE))
 
 
 def _build_vae(config: dict) -> AutoencoderKL:
     """AutoencoderKL of the shape that vae_config.json describes."""
     layout = config["ddconfig"]
     levels = len(layout["ch_mult"])
-    return AutoencoderKL(
+    build: Any = AutoencoderKL  # which declares tuples of one
+    return build(
         in_channels=layout["in_channels"],
         out_channels=layout["out_ch"],
         down_block_types=("DownEncoderBlock2D",) * levels,
@@ -444,8 +449,9 @@ def _build_vocoder(channels: int) -> SpeechT5HifiGan:
     )
 
 
-def _model(name: str, unet: nn.Module, **parts: object) -> LatentAudioModel:
-    shape = (unet.config.in_channels, N_FRAMES // 4, N_MELS // 4)
+def _model(name: str, unet: nn.Module, **parts: Any) -> LatentAudioModel:
+    config: Any = unet.config
+    shape = (config.in_channels, N_FRAMES // 4, N_MELS // 4)
     return LatentAudioModel(name, unet, latent_shape=shape, guidance_scale=3.0, **parts)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderOobleck, FluxTransformer2DModel
@@ -80,7 +81,7 @@ class TangoFluxDenoiser(nn.Module):
         As :data:`CONFIG`.
     """
 
-    def __init__(self, config: Mapping[str, object]) -> None:
+    def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
         width = config["joint_attention_dim"]
         names = ("num_layers", "num_single_layers", "attention_head_dim", "num_attention_heads")
@@ -290,14 +291,14 @@ def _text_encoder(
     return load_tokenizer(folder), model
 
 
-def _duration(config: Mapping[str, object]) -> StableAudioNumberConditioner:
+def _duration(config: Mapping[str, Any]) -> StableAudioNumberConditioner:
     return StableAudioNumberConditioner(config["joint_attention_dim"], 0, config["max_duration"])
 
 
-def _declared(config: Mapping[str, object]) -> dict[str, object]:
+def _declared(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the model takes, gives and predicts."""
     with torch.device("meta"):
-        vae = AutoencoderOobleck(**config["vae"])
+        vae: Any = AutoencoderOobleck(**config["vae"])
     frames = config["audio_seq_len"]
     return {
         "vocoder": None,

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import fft, signal
 
 from helpers.audio import SAMPLE_RATE, Clip
@@ -69,7 +70,7 @@ def _modes(frequencies, taus, gains, n: int) -> np.ndarray:
     coarse = np.exp(np.outer(np.arange(-(-n // block)) * block, rates))
     coarse *= gains * (frequencies < HIGHEST_PARTIAL)
     fine = np.exp(np.outer(rates, np.arange(block)))
-    return (coarse @ fine).imag.ravel()[:n]
+    return np.imag(coarse @ fine).ravel()[:n]
 
 
 def _tone(frequency: np.ndarray, brightness) -> np.ndarray:
@@ -119,10 +120,11 @@ def _ramps(n: int, attack: float, release: float) -> np.ndarray:
 
 def _resonate(source: np.ndarray, centres, widths, gains) -> np.ndarray:
     """Pass `source` through parallel two-pole resonators (Hz, Hz, linear gain)."""
-    return sum(
+    passed = [
         gain * signal.lfilter(*signal.iirpeak(centre, centre / width, fs=SAMPLE_RATE), source)
         for centre, width, gain in zip(centres, widths, gains, strict=True)
-    )
+    ]
+    return sum(passed, start=np.zeros(len(source)))
 
 
 def _scatter(n: int, onsets: Iterable[float], sounds: Iterable[np.ndarray]) -> np.ndarray:
@@ -135,12 +137,12 @@ def _scatter(n: int, onsets: Iterable[float], sounds: Iterable[np.ndarray]) -> n
     return clip
 
 
-def _lay(seconds: float, onsets: Sequence[float], sounds: Sequence[np.ndarray]) -> Layers:
+def _lay(seconds: float, onsets: ArrayLike, sounds: Sequence[np.ndarray]) -> Layers:
     """Lay hits into a clip and read off where each one stops being audible."""
     lengths = [np.flatnonzero(abs(s) >= AUDIBLE * abs(s).max())[-1] + 1 for s in sounds]
-    onsets = np.asarray(onsets, dtype=np.float64)
-    offsets = np.minimum(onsets + np.array(lengths) / SAMPLE_RATE, seconds)
-    return _scatter(_samples(seconds), onsets, sounds), onsets, np.maximum.accumulate(offsets)
+    starts = np.asarray(onsets, dtype=np.float64)
+    offsets = np.minimum(starts + np.array(lengths) / SAMPLE_RATE, seconds)
+    return _scatter(_samples(seconds), starts, sounds), starts, np.maximum.accumulate(offsets)
 
 
 def _start(rng: np.random.Generator) -> float:
@@ -448,7 +450,7 @@ def _phone_ringing(rng: np.random.Generator, seconds: float) -> Layers:
         on = 0.5 + 0.5 * np.tanh(12 * (np.cos(2 * np.pi * rate * (_seconds(n) - 0.2 / rate)) + 0.1))
         return tone * on * _ramps(n, 0.005, 0.01)
 
-    sound = rng.choice([bells, warble, beeps], p=[0.5, 0.3, 0.2])()
+    sound = (bells, warble, beeps)[int(rng.choice(3, p=[0.5, 0.3, 0.2]))]()
     return _lay(seconds, onsets, [rng.uniform(0.9, 1.0) * sound for _ in onsets])
 
 
@@ -461,7 +463,7 @@ def _car_horn(rng: np.random.Generator, seconds: float) -> Layers:
         length = rng.uniform(max(0.15, 0.4 * longest), longest)
         n = _samples(length)
         scoop = 1 - 0.03 * np.exp(-_seconds(n) / 0.02)
-        pair = sum(_tone(low * ratio * scoop, brightness) for ratio in (1, third))
+        pair = _tone(low * scoop, brightness) + _tone(low * third * scoop, brightness)
         honk = pair * 0.3 + _resonate(pair, centres, [700, 1_000], [1, 0.7])
         onsets.append(time)
         sounds.append(honk * _ramps(n, 0.012, 0.04) * rng.uniform(0.85, 1.0))
@@ -666,7 +668,7 @@ def reverberate(
     numpy.ndarray
         Shape (samples,), float32.
     """
-    decay = _log_uniform(rng, 0.1, 0.8) if decay is None else decay
+    decay = float(_log_uniform(rng, 0.1, 0.8)) if decay is None else decay
     n = _samples(decay)
     tail = _burst(rng, _band_noise(rng, n, 150, rng.uniform(2_000, 6_000)), decay / 6.9, n)
     response = rng.uniform(0.1, 0.6) * tail * _ramps(n, 0.02, 0.01) / np.linalg.norm(tail)

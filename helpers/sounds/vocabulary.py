@@ -76,7 +76,7 @@ THIRD = {
 
 
 def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
-    return options[rng.integers(len(options))]
+    return options[int(rng.integers(len(options)))]
 
 
 def _phrase(label: str, rng: np.random.Generator) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,7 @@ class LaionClap(WindowedClap):
         fusion = "audio_branch.patch_embed.mel_conv2d.weight" in weights
         architecture = _architecture(weights, path)
         try:
-            self.model = package.CLAP_Module(enable_fusion=fusion, amodel=architecture)
+            self.model: Any = package.CLAP_Module(enable_fusion=fusion, amodel=architecture)
         except OSError as error:
             raise ModelFileError(
                 "laion-clap needs the weights of roberta-base in the hub's cache: connect to the "
@@ -122,7 +123,7 @@ def _architecture(weights: dict[str, Tensor], path: Path) -> str:
 def _import_package() -> ModuleType:
     require("laion_clap", "laion")
     try:
-        import laion_clap
+        import laion_clap  # pyright: ignore[reportMissingImports]  # in an environment of its own
     except (ImportError, OSError, RuntimeError) as error:
         raise ClapError(
             f"laion-clap cannot be imported ({str(error).splitlines()[0]}): use the packages of "

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ class MsClap(WindowedClap):
                 f"msclap {version} needs {text_encoder} in the hub's cache: connect to the network "
                 "once, without HF_HUB_OFFLINE."
             ) from error
-        self.model = self.wrapper.clap.eval().requires_grad_(False)
+        self.model: Any = self.wrapper.clap.eval().requires_grad_(False)
         if missing := sorted(self.model.state_dict().keys() - weights.keys()):
             raise ModelFileError(f"{path} lacks {missing[0]}: delete it and download it again.")
         self.sample_rate = self.wrapper.args.sampling_rate

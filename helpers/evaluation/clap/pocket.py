@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ class PocketClap(Clap):
     name = "pocket"
 
     def __init__(self, folder: Path | None = None) -> None:
-        self.model = PocketClapModel()
+        self.model: Any = PocketClapModel()
         load_judge(self.model, folder or data_path("pocket", "clap"))
 
     @property

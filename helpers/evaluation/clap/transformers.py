@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,7 +53,8 @@ class TransformersClap(WindowedClap):
     def __init__(self, checkpoint: str = DEFAULT_CHECKPOINT) -> None:
         self.name = f"transformers:{checkpoint}"
         self.device = find_device()
-        self.model = _load_model(checkpoint).to(self.device)
+        self.model: Any = _load_model(checkpoint)  # nn.Module declares nothing of it
+        self.model.to(self.device)
         revision = _revision(checkpoint)
         try:
             self.tokenizer = load_tokenizer(checkpoint, revision=revision)
@@ -124,9 +126,10 @@ def _load_model(checkpoint: str) -> ClapModel:
                 f"{checkpoint} is a {kind} model and no CLAP: choose one such as "
                 f"{DEFAULT_CHECKPOINT}."
             )
-        model, report = ClapModel.from_pretrained(
+        loaded: Any = ClapModel.from_pretrained(
             checkpoint, revision=revision, output_loading_info=True
         )
+        model, report = loaded
     except (OSError, SafetensorError) as error:
         raise _unreadable(checkpoint) from error
     if missing := sorted(report["missing_keys"]):
