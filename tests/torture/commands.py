@@ -305,11 +305,11 @@ def killed_classrooms(folder: Path, generator: random.Random) -> str:
         answered = generator.random() < 0.5 and out / generator.choice(LESSONS)
         if answered:
             answered.write_text(read_text(answered) + " ")
-            content = files(out)
+            content = {name: (out / name).read_bytes() for name in LESSONS}
             with contextlib.suppress(ValueError):
                 write(out)
                 return "lost"
-            return "" if files(out) == content else "lost"
+            return "" if content.items() <= files(out).items() else "lost"
         write(out)
         fresh = folder / "fresh"
         write(fresh)
