@@ -96,8 +96,8 @@ class Search:
 
 SEARCHES = {
     "whole": Search(
-        tuple(Fit(*rates) for rates in product((1e-2, 2e-2, 4e-2), (5e-5, 1e-4, 2e-4, 4e-4))),
-        (150, 300),
+        tuple(Fit(*rates) for rates in product((1e-2, 2e-2, 4e-2), (1e-4, 2e-4, 3e-4, 4e-4))),
+        (200, 400),
     ),
     "lora": Search(
         tuple(
