@@ -80,6 +80,13 @@ def test_a_recording_becomes_a_latent_of_the_stated_shape(model, source):
     assert torch.equal(model.encode(source), latent)
 
 
+def test_a_latent_is_what_the_autoencoder_makes_of_what_it_hears(model, source):
+    with torch.no_grad():
+        posterior = model.vae.encode(model.heard(source)).latent_dist
+    scale = model.vae.config.get("scaling_factor", 1)
+    torch.testing.assert_close(posterior.mode() * scale, model.encode(source))
+
+
 def test_a_latent_frame_lasts_what_the_model_says(model):
     assert model.frame_seconds * model.latent_shape[1] == pytest.approx(
         model.clip_samples / model.sample_rate

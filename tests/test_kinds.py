@@ -13,11 +13,13 @@ from helpers.editing.interpolation import SamplingSettings, sample
 from helpers.editing.objective import reconstruction_loss
 from helpers.methods.audioldm_inpainting import AudioLDMInpainting
 from helpers.methods.ddpm_inversion import invert, regenerate
+from helpers.models import kinds
 from helpers.models.kinds import (
     AngleSchedule,
     FlowSchedule,
     clean_estimate,
     draw_timesteps,
+    every_timestep,
     training_target,
 )
 from helpers.models.latent_audio_model import Conditioning
@@ -115,6 +117,17 @@ def assert_gaussian(values, tolerance=0.02):
     """Mean and standard deviation of many values."""
     assert values.mean().item() == pytest.approx(MEAN, rel=tolerance)
     assert values.std().item() == pytest.approx(SPREAD, rel=tolerance)
+
+
+@EVERY_KIND
+def test_every_timestep_leads_from_the_latent_to_noise(kind):
+    timesteps = every_timestep(SCHEDULES[kind])
+    a, b = (part.flatten() for part in kinds.mixture(SCHEDULES[kind], timesteps, torch.zeros(1)))
+    assert len(timesteps) == 1000
+    assert (a.diff() < 0).all()
+    assert (b.diff() > 0).all()
+    assert a[0] > 0.99
+    assert b[-1] > 0.99
 
 
 @EVERY_KIND

@@ -118,6 +118,8 @@ def known_mask(model: LatentAudioModel, clip: Clip, gap: Gap | None) -> Tensor |
     ------
     MaskError
         As :func:`latent_mask`.
+
+    Lesson: 05.
     """
     frames = model.latent_shape[1]
     mask = torch.ones(frames)

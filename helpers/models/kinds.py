@@ -98,6 +98,7 @@ class ContinuousSchedule(SchedulerMixin, ConfigMixin):
 
     order = 1
     init_noise_sigma = 1.0
+    final_alpha_cumprod = torch.tensor(1.0)  # sampling ends without noise
 
     def __init__(self, prediction_type: str, drawn: str = "uniform") -> None:
         if drawn not in ("uniform", "logit-normal"):
@@ -209,7 +210,10 @@ AnySchedule = NoiseSchedule | ContinuousSchedule
 
 
 def mixture(schedule: AnySchedule, timesteps: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """a(t) and b(t) of x_t = a(t)·z + b(t)·ε, shaped to multiply ``like`` (batch, …)."""
+    """a(t) and b(t) of x_t = a(t)·z + b(t)·ε, shaped to multiply ``like`` (batch, …).
+
+    Lesson: 01.
+    """
     if isinstance(schedule, ContinuousSchedule):
         parts = schedule.mixture(timesteps)
     else:
@@ -217,6 +221,16 @@ def mixture(schedule: AnySchedule, timesteps: Tensor, like: Tensor) -> tuple[Ten
         parts = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
     a, b = (part.to(like).reshape(-1, *[1] * (like.dim() - 1)) for part in parts)
     return a, b
+
+
+def every_timestep(schedule: AnySchedule) -> Tensor:
+    """All timesteps of a schedule from the latent to noise, or a thousand of a continuous one.
+
+    Lesson: 01.
+    """
+    if isinstance(schedule, ContinuousSchedule):
+        return (torch.arange(1000) + 0.5) / 1000
+    return torch.arange(schedule.config["num_train_timesteps"])
 
 
 def draw_timesteps(schedule: AnySchedule, count: int, generator: torch.Generator) -> Tensor:

@@ -289,11 +289,14 @@ class LatentAudioModel:
             If the clip is longer than the model's longest.
         """
         with explain_memory_errors("encoding"):
-            sound = clip.log_mel() if self.vocoder is not None else self._waveform(clip)
-            sound = sound.to(self.device, next(self.vae.parameters()).dtype)
-            posterior = self._autoencoder.encode(sound).latent_dist
+            posterior = self._autoencoder.encode(self.heard(clip)).latent_dist
         latent = posterior.mode() if generator is None else posterior.sample(generator)
         return latent.float() * self._scale
+
+    def heard(self, clip: Clip) -> Tensor:
+        """Sound of a clip as the autoencoder takes it: its log-mel, or its waveform."""
+        sound = clip.log_mel() if self.vocoder is not None else self._waveform(clip)
+        return sound.to(self.device, next(self.vae.parameters()).dtype)
 
     def _waveform(self, clip: Clip) -> Tensor:
         """Sound of a clip as a waveform's autoencoder takes it, (1, channels, samples), padded."""
