@@ -98,15 +98,16 @@ TINY_VAE = VAE | {
 TINY_PROJECTION = PROJECTION | {"conditioning_dim": WIDTH, "text_encoder_dim": WIDTH}
 
 
-def write_tiny_stable_audio(folder: Path) -> Path:
-    """Write all parts, weights as safetensors."""
+def write_tiny_stable_audio(folder: Path, frames: int = 96) -> Path:
+    """Write all parts, weights as safetensors; the longest clip has so many latent frames."""
+    transformer = TINY_TRANSFORMER | {"sample_size": frames}
     parts = {
         "text_encoder": (T5, T5EncoderModel(T5Config(**T5))),
         "projection_model": (
             TINY_PROJECTION,
             StableAudioProjectionModel.from_config(TINY_PROJECTION),
         ),
-        "transformer": (TINY_TRANSFORMER, StableAudioDiTModel.from_config(TINY_TRANSFORMER)),
+        "transformer": (transformer, StableAudioDiTModel.from_config(transformer)),
         "vae": (TINY_VAE, AutoencoderOobleck.from_config(TINY_VAE)),
     }
     for seed, (name, (config, module)) in enumerate(parts.items()):

@@ -68,10 +68,10 @@ def published_weights(module: nn.Module) -> dict:
     return weights
 
 
-def write_tiny_tangoflux(folder: Path) -> Path:
-    """Write the three files."""
+def write_tiny_tangoflux(folder: Path, frames: int = 96) -> Path:
+    """Write the three files; the longest clip has so many latent frames."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(TINY_CONFIG))
+    (folder / "config.json").write_text(json.dumps(TINY_CONFIG | {"audio_seq_len": frames}))
     main = randomise(published_module(TINY_CONFIG, TINY_T5), seed=0)
     save_file(published_weights(main), folder / "tangoflux.safetensors")
     vae = randomise(AutoencoderOobleck.from_config(TINY_VAE), seed=1)
