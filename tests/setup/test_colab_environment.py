@@ -21,13 +21,18 @@ from helpers.colab import KERNEL
 from tools.set_up import cpu_torch_options
 
 ROOT = Path(__file__).resolve().parents[2]
-COLAB = tomllib.loads((ROOT / "tests/setup/colab.toml").read_text())["2026-01"]["packages"]
+RUNTIME = tomllib.loads((ROOT / "tests/setup/colab.toml").read_text())["2026-01"]
+COLAB, COLABS_PYTHON = RUNTIME["packages"], tuple(map(int, RUNTIME["python"].split(".")))
 LESSONS = [
     path
     for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
     if path.name.startswith("00") or "from ipywidgets import" in path.read_text(encoding="utf-8")
 ]
 CELL_SECONDS = 900
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] > COLABS_PYTHON,
+    reason=f"Colab's packages are of Python {RUNTIME['python']}; some cannot be built on a newer",
+)
 
 
 @pytest.fixture(scope="module")
