@@ -98,7 +98,7 @@ class Subject:
 
 
 def random_subject(config: dict, latent: tuple[int, ...], device: torch.device) -> Subject:
-    """Return a UNet of random weights, on the CPU, with a random latent and prompt on the device."""
+    """Return a UNet of random weights on the CPU, and a random latent and prompt on the device."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel.from_config(config)
     inputs = {
