@@ -8,7 +8,7 @@ override nbval := --nbval --nbval-current-env --nbval-cell-timeout=600 \
 
 # What is asked reaches the shell through the environment, letter for letter, so that spaces, quotes
 # and dollars survive and nothing in it is run.
-override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON RECIPE MINUTES MODEL PRESET
+override asked := AUDIO START PROMPT OUT ETA QUICK REPO PYTHON RECIPE MINUTES MODEL PRESET RAY
 $(foreach name,$(asked),$(if $(value $(name)),,$(if $(findstring command line,$(origin $(name))),\
 	$(error $(name) is empty: give it a value, or leave it out))))
 override given := $(foreach name,$(.VARIABLES),$(if $(findstring command line,$(origin $(name))),$(name)))
@@ -21,9 +21,10 @@ export $(asked)
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo table1 verify test test-all test-cold test-mutation test-tables test-browser \
-	test-setup torture sweeps tolerances lessons student colab lab lint pins pocket tune aisfx \
-	pocket-report setup-laion test-laion setup-msclap test-msclap setup-tangoflux test-tangoflux clean
+.PHONY: help setup demo table1 verify test test-all test-cold test-mutation test-tables \
+	test-browser test-setup test-ray torture bench bench-gpu sweeps tolerances lessons student colab \
+	lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap \
+	setup-tangoflux test-tangoflux clean
 .NOTPARALLEL:
 
 help: ## list these targets
@@ -46,8 +47,9 @@ demo: setup ## edit a recording (AUDIO=path START=seconds PROMPT="a rooster crow
 	@$(run) tools.demo $(if $(AUDIO),--audio "$$AUDIO") $(if $(START),--start "$$START") \
 	$(if $(PROMPT),--prompt "$$PROMPT") $(if $(OUT),--out "$$OUT") $(if $(ETA),--eta "$$ETA")
 
-table1: setup ## compare methods as the paper's Table 1 does (OUT=dir; QUICK=1: minutes, not hours)
-	@$(run) tools.table1 $(if $(OUT),--out "$$OUT") $(if $(filter 1,$(QUICK)),--quick)
+table1: setup ## compare methods as Table 1 does (OUT=dir; QUICK=1: minutes; RAY=1 or a cluster)
+	@$(run) tools.table1 $(if $(OUT),--out "$$OUT") $(if $(filter 1,$(QUICK)),--quick) \
+	$(if $(RAY),--ray "$$RAY")
 
 verify: setup ## check a base model on this machine (MODEL=name or folder, PRESET=name, OUT=dir)
 	@$(run) tools.verify $(if $(MODEL),"$$MODEL") $(if $(PRESET),--preset "$$PRESET") \
@@ -64,7 +66,7 @@ test: lint ## lint, then run the package's tests, two of test-mutation's, every 
 	$(if $(NOTEBOOKS),$(run) pytest -n logical --maxprocesses 4 --dist loadscope $(nbval) $(NOTEBOOKS))
 
 # What needs longer, or a network; the cheapest first.
-test-all: test test-tables test-mutation test-cold test-browser test-setup ## run all tests there are
+test-all: test test-tables test-mutation test-cold test-browser test-setup test-ray ## run all tests there are
 
 test-cold: export AUDIO_EDITING_CACHE = $(CURDIR)/.cache/cold
 test-cold: .venv/.dev ## run every notebook by itself, with nothing kept from another one
@@ -87,8 +89,18 @@ test-setup: .venv/.dev ## resolve the pins for other machines; make and use an e
 	$(run) pip install $(pins) --editable ".[notebooks,dev,maintain]"
 	$(run) pytest --confcutdir tests/setup tests/setup
 
+test-ray: .venv/.dev ## two local workers give a serial run's table; one of them is killed
+	$(run) pip install $(pins) --editable ".[notebooks,dev,ray]"
+	HF_HUB_OFFLINE=1 $(run) pytest -s --confcutdir tests/cluster tests/cluster
+
 torture: .venv/.dev ## kill and damage, by class, what must not be lost or lie; all counts have to be 0
 	$(run) tests.torture
+
+bench: setup ## time plain and fast loops on the embedded model, and whether they agree (OUT=dir)
+	@$(run) tools.bench $(if $(OUT),--out "$$OUT")
+
+bench-gpu: setup ## time the method at TANGO's size on a GPU, on random weights: 10 minutes (OUT=dir)
+	@$(run) tools.bench_gpu $(if $(OUT),--out "$$OUT")
 
 sweeps: setup ## compute the curves that lessons show, where they are missing or out of date
 	$(run) tools.sweeps

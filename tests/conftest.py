@@ -7,7 +7,16 @@ from helpers.audio import Clip
 from helpers.models.latent_audio_model import LatentAudioModel
 
 # Each has a make target of its own.
-collect_ignore = ["laion", "msclap", "tangoflux", "browser", "mutation", "setup", "tables"]
+collect_ignore = [
+    "laion",
+    "msclap",
+    "tangoflux",
+    "browser",
+    "mutation",
+    "setup",
+    "tables",
+    "cluster",
+]
 
 
 @pytest.fixture

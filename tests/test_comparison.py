@@ -767,7 +767,7 @@ def figures():
 def run(request, monkeypatch, model, methods, sounds, table_of_pairs, tmp_path):
     """The command with fakes for what is slow to load."""
     monkeypatch.setattr(command, "methods_for", lambda preset: methods)
-    monkeypatch.setattr(command, "load_model", lambda name: model)
+    monkeypatch.setattr(command, "load_model", lambda name, device: model)
     monkeypatch.setattr(command, "load_clap", lambda name: FakeClap())
     if "figures" not in request.fixturenames:  # they take long
         for name in ("figure_2", "figure_4"):

@@ -32,7 +32,19 @@ CONSTRAINTS = [
     Requirement(line)
     for line in re.findall(r"^[^#\s].*$", (ROOT / "constraints.txt").read_text(), re.M)
 ]
-ASKED = ("AUDIO", "START", "PROMPT", "OUT", "ETA", "QUICK", "REPO", "PYTHON", "MODEL", "PRESET")
+ASKED = (
+    "AUDIO",
+    "START",
+    "PROMPT",
+    "OUT",
+    "ETA",
+    "QUICK",
+    "REPO",
+    "PYTHON",
+    "MODEL",
+    "PRESET",
+    "RAY",
+)
 
 
 # pyproject.toml, constraints.txt and environment.yml agree
@@ -65,7 +77,7 @@ def test_every_dependency_has_a_lower_bound_that_its_pin_meets(requirement, pyth
 
 
 def test_extras_hold_what_the_default_path_does_not_need():
-    others = {"browser", "distributed", "laion-clap", "msclap"}
+    others = {"browser", "distributed", "laion-clap", "msclap", "ray"}
     assert set(EXTRAS) == others | set(PINNED_EXTRAS)
     default = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
     apart = {"laion-clap", "torchaudio", "torchvision", "deepspeed", "pytest", "ruff"}
@@ -414,7 +426,7 @@ def test_make_test_all_runs_every_kind_of_test(checkout):
     for lesson in lessons:
         (checkout / lesson).touch()
     lines = make(checkout, "test-all").stdout.splitlines()
-    kinds = {f"tests/{kind}" for kind in ("tables", "mutation", "browser", "setup")}
+    kinds = {f"tests/{kind}" for kind in ("tables", "mutation", "browser", "setup", "cluster")}
     assert kinds <= set(lines)
     alone = [lines[i - 1] for i, line in enumerate(lines) if line in lessons]
     assert alone == ["notebooks/sanitize.cfg", lessons[0], *["notebooks/sanitize.cfg"] * 2]
@@ -456,6 +468,11 @@ def test_make_colab_passes_the_repository_as_it_is(checkout):
 def test_quick_is_yes_or_no(checkout, asked, words):
     expected = ["-m", "tools.table1", *words]
     assert make(checkout, "table1", *asked).stdout.splitlines() == expected
+
+
+def test_make_table1_passes_the_cluster(checkout):
+    lines = make(checkout, "table1", "RAY=10.0.0.1:6379").stdout.splitlines()
+    assert lines == ["-m", "tools.table1", "--ray", "10.0.0.1:6379"]
 
 
 @pytest.mark.parametrize("value", ["2", "no", "yes", "1 1 x", "$(shell touch ran)"])

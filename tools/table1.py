@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from html import escape
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from helpers.storage import (
     write_text,
     write_whole,
 )
+from tools.cluster import Workers, cluster
 from tools.command import EXPECTED, command, told
 
 WRITTEN = ("summary.csv", "table1.md", "table1.html", "figure2.png", "figure4.png")
@@ -64,13 +65,19 @@ def main(arguments: list[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     pairs, methods, settings = _choose(options)
-    with output_folder(options.out, ROOM) as folder:
-        clap, model = load_clap(options.clap), load_model(options.model)
+    with ExitStack() as stack:
+        folder = stack.enter_context(output_folder(options.out, ROOM))
+        if options.ray:
+            stack.enter_context(cluster(options.ray))
+        # A GPU is left to the workers, where there are any.
+        model = load_model(options.model, device="cpu" if options.ray else None)
+        clap = load_clap(options.clap)
         experiment = Experiment(model, clap, pairs, methods, folder, settings)
         experiment.load_sources()
         missing = experiment.missing()
         try:
-            experiment.run()
+            workers = Workers(experiment, options.model, options.clap) if options.ray else None
+            experiment.run(scored=workers)
             written = write_report(experiment, _name(options))
         except EXPECTED as error:
             print(f"{told(error)} What was done so far is kept in {folder}.", file=sys.stderr)
@@ -253,6 +260,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="default: all")
     parser.add_argument("--clap", default="pocket", help="CLAP back end (default: pocket)")
     parser.add_argument("--out", type=Path, default=Path("outputs/table1"), help="results' folder")
+    parser.add_argument(
+        "--ray", metavar="ADDRESS", help="do sweeps on a Ray cluster (1: of this machine alone)"
+    )
     parser.add_argument(
         "--quick", action="store_true", help="three pairs, three methods, three settings"
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -57,6 +57,22 @@ class Sweep:
     pair: Pair
     method: str
     settings: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What a sweep gives.
+
+    Parameters
+    ----------
+    edits : list of Clip
+        One per setting.
+    rows : pd.DataFrame
+        The columns from ``text_clap`` to ``source_probability``, and ``seconds``.
+    """
+
+    edits: list[Clip]
+    rows: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -143,8 +159,19 @@ class Experiment:
             if kept is None or np.abs(kept.waveform - pair.source.clip.waveform).max() > ROUNDING:
                 save_clip(pair.source.clip, path)
 
-    def run(self, progress: bool = True) -> int:
+    def run(
+        self,
+        progress: bool = True,
+        scored: Callable[[Sequence[Sweep]], Iterable[tuple[Sweep, Scored]]] | None = None,
+    ) -> int:
         """Do what is missing; return how many sweeps that was.
+
+        Parameters
+        ----------
+        progress : bool
+        scored : callable, optional
+            From sweeps to each with what it gives, in any order; by default they are done here, one
+            after the other.  Whoever does them, only this process writes.
 
         Raises
         ------
@@ -164,9 +191,9 @@ class Experiment:
             disable=not progress or not missing,
         )
         with bar:
-            for sweep in missing:
+            for sweep, result in (scored or self._one_by_one)(missing):
+                self._keep(sweep, result)
                 bar.set_postfix_str(f"{sweep.pair.id}, {self.methods[sweep.method].name}")
-                self._score(sweep)
                 bar.update()
         return len(missing)
 
@@ -179,7 +206,8 @@ class Experiment:
         paths = [self.folder / self.audio(pair.id, method, value) for value in sweep.settings]
         kept = [self._kept(path, pair) for path in paths]
         if None in kept:
-            self._edit(sweep)
+            work = self._work(sweep)
+            self._save(sweep, edit(self.model, self.methods[method], pair, sweep.settings, work))
             self._clear(sweep)
             kept = [self._kept(path, pair) for path in paths]
         return [clip for clip in kept if clip is not None]
@@ -200,27 +228,21 @@ class Experiment:
         """Where an edit is kept, relative to the folder."""
         return Path("audio") / pair / f"{method}_{setting:g}.flac"
 
-    def _edit(self, sweep: Sweep) -> list[Clip]:
-        """Run a sweep and keep its audio."""
-        method, work = self.methods[sweep.method], self._work(sweep)
-        edits = edit(self.model, method, sweep.pair, sweep.settings, work)
-        for setting, clip in zip(sweep.settings, edits, strict=True):
-            save_clip(clip, self.folder / self.audio(sweep.pair.id, sweep.method, setting))
-        return edits
+    def _one_by_one(self, sweeps: Sequence[Sweep]) -> Iterator[tuple[Sweep, Scored]]:
+        for sweep in sweeps:
+            method, work = self.methods[sweep.method], self._work(sweep)
+            yield sweep, score(self.model, self.clap, method, sweep, work)
 
-    def _score(self, sweep: Sweep) -> None:
-        """Edit, score, keep the rows."""
-        started = time.perf_counter()
-        edits = self._edit(sweep)
-        seconds = (time.perf_counter() - started) / len(edits)
-        rows = measure(self.clap, sweep.pair, edits).assign(
+    def _keep(self, sweep: Sweep, result: Scored) -> None:
+        """Write audio and rows of a sweep, and remove what it has trained."""
+        self._save(sweep, result.edits)
+        rows = result.rows.assign(
             pair=sweep.pair.id,
             edit=sweep.pair.edit,
             method=sweep.method,
             setting=sweep.settings,
             clap=self.clap.name,
             model=self.model.name,
-            seconds=seconds,
             prompt=sweep.pair.prompt,
             audio=[
                 self.audio(sweep.pair.id, sweep.method, value).as_posix()
@@ -229,6 +251,10 @@ class Experiment:
         )
         write_scores(self.table, pd.concat([read_scores(self.table), rows[list(COLUMNS)]]))
         self._clear(sweep)
+
+    def _save(self, sweep: Sweep, edits: list[Clip]) -> None:
+        for setting, clip in zip(sweep.settings, edits, strict=True):
+            save_clip(clip, self.folder / self.audio(sweep.pair.id, sweep.method, setting))
 
     def _work(self, sweep: Sweep) -> Path:
         return self.folder / "unfinished" / sweep.pair.id / sweep.method
@@ -273,7 +299,8 @@ class Experiment:
         return records
 
     @cached_property
-    def _weights(self) -> dict[str, str]:
+    def weights(self) -> dict[str, str]:
+        """What :func:`weights_behind` says of model and CLAP."""
         return weights_behind(self.model, self.clap)
 
     def record(self, method: str) -> Provenance:
@@ -282,7 +309,7 @@ class Experiment:
         left_out = "settings", "fixed_setting", "role"
         names = [f.name for f in fields(recorded) if f.compare and f.name not in left_out]
         return Provenance(
-            self._weights,
+            self.weights,
             {
                 "model": self.model.name,
                 "schedule": self.model.schedule,
@@ -291,6 +318,20 @@ class Experiment:
                 "": {name: getattr(recorded, name) for name in names},
             },
         )
+
+
+def score(
+    model: LatentAudioModel,
+    clap: Clap,
+    method: Method,
+    sweep: Sweep,
+    folder: Path | None = None,
+) -> Scored:
+    """Do a sweep: edit, as :func:`edit` does, and score the edits; nothing else is written."""
+    started = time.perf_counter()
+    edits = edit(model, method, sweep.pair, sweep.settings, folder)
+    seconds = (time.perf_counter() - started) / len(edits)
+    return Scored(edits, measure(clap, sweep.pair, edits).assign(seconds=seconds))
 
 
 def edit(

@@ -30,6 +30,7 @@ from transformers import (
 )
 
 from helpers.audio import HOP_LENGTH, N_FFT, N_FRAMES, N_MELS, SAMPLE_RATE
+from helpers.data import data_path
 from helpers.models import Family, ModelFileError
 from helpers.models.kinds import NoiseSchedule
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
@@ -71,24 +72,8 @@ NOISE_SCHEDULE = {  # of stabilityai/stable-diffusion-2-1, whose repository is g
     "skip_prk_steps": True,
     "steps_offset": 1,
 }
-UNET_CONFIG = {  # configs/diffusion_model_config.json of TANGO's code
-    "sample_size": [32, 2],
-    "in_channels": 8,
-    "out_channels": 8,
-    "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "attention_head_dim": [5, 10, 20, 20],
-    "cross_attention_dim": 1024,
-    "use_linear_projection": True,
-    "upcast_attention": True,
-    "norm_num_groups": 32,
-    "norm_eps": 1e-5,
-    "act_fn": "silu",
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-}
+# configs/diffusion_model_config.json of TANGO's code; tools/bench_gpu.py reads it too.
+UNET_CONFIG = read_json(data_path("tango_unet.json"))
 VAE_CONFIG = {  # vae_config.json
     "embed_dim": 8,
     "scale_factor": 0.9227914214134216,
