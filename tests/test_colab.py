@@ -115,6 +115,8 @@ def test_what_another_package_brings_along_is_no_import_of_its_own(monkeypatch, 
     info.mkdir()
     (info / "METADATA").write_text("Name: jaraco.context\nVersion: 6.0\n")
     (info / "RECORD").write_text("jaraco/context.py,,\n")
+    (tmp_path / "jaraco").mkdir()
+    (tmp_path / "jaraco/context.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     assert not colab._is_imported("jaraco.context")
     copy.__file__ = str(tmp_path / "jaraco/context.py")
