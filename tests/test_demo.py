@@ -184,10 +184,13 @@ for number in tqdm(range(3000), desc="Step 1"):
     time.sleep(0.02)
 """
 INTERRUPTED = """
+import signal
 import sys
 from pathlib import Path
 from tools import demo
 
+# As in a terminal: what a shell starts in the background ignores Ctrl-C, and hands that down.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 demo.LESSON = Path(sys.argv[1])
 sys.exit(demo.main(["--out", sys.argv[2]]))
 """
