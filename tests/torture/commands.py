@@ -127,7 +127,7 @@ def small_comparison() -> Iterator[None]:
     model = SimpleNamespace(name="small", weights={"UNet": "0" * 64}, schedule={})
     replaced = {
         (table1, "methods_for"): lambda preset: METHODS,
-        (table1, "load_model"): lambda name: model,
+        (table1, "load_model"): lambda name, device: model,
         (table1, "load_clap"): lambda name: SimpleNamespace(name="loudness", weights="0" * 64),
         (table1, "figure_2"): lambda made_from: plt.figure(figsize=(1, 1)),
         (table1, "figure_4"): lambda made_from: plt.figure(figsize=(1, 1)),
