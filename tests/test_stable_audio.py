@@ -67,15 +67,6 @@ def pipeline(folder) -> StableAudioPipeline:
     )
 
 
-@pytest.fixture(scope="module")
-def stereo() -> Clip:
-    """Three seconds at 44.1 kHz: tones that pulse in turn left and right, above 8 kHz too."""
-    time = np.arange(round(SECONDS * RATE)) / RATE
-    left = np.sin(2 * np.pi * 440 * time) * (np.sin(4 * np.pi * time) > 0)
-    right = np.sin(2 * np.pi * 11_000 * time) * (np.sin(4 * np.pi * time) < 0)
-    return Clip.from_waveform(np.stack([left, 0.5 * right], 1), RATE, name="stereo")
-
-
 @pytest.fixture
 def noisy(model):
     return torch.randn((1, *model.latent_shape), generator=torch.Generator().manual_seed(0))

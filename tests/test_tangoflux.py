@@ -14,7 +14,6 @@ from published_tangoflux import published_module, published_weights, write_tiny_
 from safetensors.torch import load_file, save_file
 
 from helpers import load_model
-from helpers.audio import Clip
 from helpers.editing import EditSettings, Gap, NonRigidEdit
 from helpers.editing.embedding import EmbeddingSettings
 from helpers.editing.finetuning import FinetuningSettings, tunable
@@ -54,15 +53,6 @@ def folder(hub):
 @pytest.fixture(scope="module")
 def model(hub):
     return load_model("tangoflux", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def stereo() -> Clip:
-    """Three seconds at 44.1 kHz: tones that pulse in turn left and right."""
-    time = np.arange(round(SECONDS * RATE)) / RATE
-    left = np.sin(2 * np.pi * 440 * time) * (np.sin(4 * np.pi * time) > 0)
-    right = np.sin(2 * np.pi * 11_000 * time) * (np.sin(4 * np.pi * time) < 0)
-    return Clip.from_waveform(np.stack([left, 0.5 * right], 1), RATE, name="stereo")
 
 
 @pytest.fixture
