@@ -15,6 +15,7 @@ import os
 import platform
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import psutil
 import torch
 from filelock import SoftFileLease, Timeout
 from torch import Tensor, nn
@@ -101,11 +103,10 @@ def write_text(path: str | Path, text: str) -> None:
 def read_text(path: str | Path) -> str:
     """Read a text in UTF-8; raise a StorageError if it is none, or cannot be read."""
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        with _reading(path):
+            return Path(path).read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise StorageError(f"{path} is damaged: it holds no text in UTF-8.") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 def write_table(path: str | Path, text: str) -> None:
@@ -184,15 +185,11 @@ def open_checked(path: str | Path) -> Iterator[BinaryIO]:
         If it cannot be read, or a single bit of it has changed.
     """
     with ExitStack() as stack:
-        try:
+        with _reading(path):
             file = stack.enter_context(Path(path).open("rb"))
-        except OSError as error:
-            raise StorageError(f"{path} cannot be read ({error.strerror}).") from error
-        ending = len(CHECKSUM) + 64
-        size = os.fstat(file.fileno()).st_size
-        file.seek(max(0, size - ending))
-        stored = file.read()
-        if stored != CHECKSUM + _sha256_of_file(file, max(0, size - ending)).encode():
+        content = max(0, os.fstat(file.fileno()).st_size - len(CHECKSUM) - 64)
+        digest = _sha256_of_file(file, content)
+        if file.read() != CHECKSUM + digest.encode():
             raise StorageError(f"{path} is damaged: its content is not what was written.")
         file.seek(0)
         yield file
@@ -203,11 +200,8 @@ def clean(folder: str | Path) -> None:
     for part in Path(folder).glob(".*.part"):
         with suppress(OSError, ValueError):
             host, process, _ = part.name.removeprefix(".").split("-")
-            if host == _host():
-                dead = not _is_running(int(process))
-            else:
-                dead = time.time() - part.lstat().st_mtime > ABANDONED
-            if dead:
+            abandoned = time.time() - part.lstat().st_mtime > ABANDONED
+            if not psutil.pid_exists(int(process)) if host == _host() else abandoned:
                 part.unlink()
     for mark in Path(folder).glob(".*lock.break.*"):  # of a run killed while it took a lock over
         with suppress(OSError):
@@ -353,18 +347,18 @@ class Provenance:
             stored result may be used.
         """
         found = []
-        for mine, others in ((self.weights, other.weights), (self.inputs, other.inputs)):
-            for name in _names(mine, others):
-                if name not in mine:
+        for part in ("weights", "inputs", "settings"):
+            mine, others = getattr(self, part), getattr(other, part)
+            for name in dict.fromkeys([*mine, *others]):
+                one, two = mine.get(name), others.get(name)
+                if one == two:
+                    continue
+                if part == "settings":
+                    found.append(f"{name} {_said(one)} instead of {_said(two)}")
+                elif one is None:
                     found.append(f"no {name}")
-                elif name not in others:
-                    found.append(f"a {name} beside the rest")
-                elif mine[name] != others[name]:
-                    found.append(f"another {name}")
-        for name in _names(self.settings, other.settings):
-            mine, others = self.settings.get(name), other.settings.get(name)
-            if mine != others:
-                found.append(f"{name} {_said(mine)} instead of {_said(others)}")
+                else:
+                    found.append(f"a {name} beside the rest" if two is None else f"another {name}")
         return found
 
     def to_dict(self) -> dict[str, dict]:
@@ -381,9 +375,11 @@ class Provenance:
             If it is anything else.
         """
         parts = {each.name for each in fields(cls)}
-        if not isinstance(content, dict) or set(content) != parts:
-            raise ValueError("This is no record of what a result was made from.")
-        if not all(isinstance(content[part], dict) for part in parts):
+        if not (
+            isinstance(content, dict)
+            and set(content) == parts
+            and all(isinstance(part, dict) for part in content.values())
+        ):
             raise ValueError("This is no record of what a result was made from.")
         return cls(**content)
 
@@ -433,19 +429,21 @@ def content_hash(value: object) -> str:
     ------
     TypeError
         For anything else.
+
+    Lesson: 02.
     """
-    if isinstance(value, nn.Module):
-        return _module_hash(value)
+    digest = hashlib.sha256()
     if isinstance(value, Path):
         with value.open("rb") as file:
             return _sha256_of_file(file)
-    digest = hashlib.sha256()
-    if isinstance(value, Tensor):
+    if isinstance(value, nn.Module):
+        tensors = dict(chain(value.named_parameters(), value.named_buffers()))
+        for name, tensor in sorted(tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(_bytes(tensor))
+    elif isinstance(value, Tensor | np.ndarray):
         digest.update(repr((str(value.dtype), tuple(value.shape))).encode())
-        digest.update(_bytes(value).cpu().numpy().data)
-    elif isinstance(value, np.ndarray):
-        digest.update(repr((str(value.dtype), value.shape)).encode())
-        digest.update(np.ascontiguousarray(value).data)
+        digest.update(_bytes(value))
     elif isinstance(value, bytes | str | None):
         digest.update(type(value).__name__.encode())
         digest.update(value if isinstance(value, bytes) else str(value).encode())
@@ -484,15 +482,24 @@ class _Raw(io.FileIO):
         return memoryview(content).nbytes
 
 
+@contextmanager
+def _reading(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read ({error.strerror}).") from error
+
+
 def _unwritable(path: Path, error: Exception) -> StorageError:
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+    code = getattr(error, "errno", None)
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "choose a folder that you may write"
-    elif isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.EEXIST):
+    elif code in (errno.ENOTDIR, errno.EEXIST):
         advice = "a file lies where a folder is needed, so name another"
-    elif isinstance(error, OSError) and error.errno not in FULL:
-        advice = "name another place"
-    else:
+    elif code is None or code in FULL:
         advice = "is the disk full? Make room or name another folder"
+    else:
+        advice = "name another place"
     reason = getattr(error, "strerror", None) or error
     return StorageError(f"{path} cannot be written ({reason}): {advice}; what was there is kept.")
 
@@ -518,8 +525,8 @@ def _folder_to_disk(folder: Path) -> None:
 def _sha256_of_file(file: BinaryIO, size: int | None = None) -> str:
     """Hash the first ``size`` bytes of a file, or all; it is left at their end."""
     file.seek(0)
-    digest, left = hashlib.sha256(), float("inf") if size is None else size
-    while left and (block := file.read(int(min(left, 1 << 20)))):
+    digest, left = hashlib.sha256(), sys.maxsize if size is None else size
+    while left and (block := file.read(min(left, 1 << 20))):
         digest.update(block)
         left -= len(block)
     return digest.hexdigest()
@@ -527,27 +534,13 @@ def _sha256_of_file(file: BinaryIO, size: int | None = None) -> str:
 
 def _files(folder: Path) -> list[str]:
     """Names of a folder's files, but hidden ones and the list of their checksums."""
-    try:
+    with _reading(folder):
         names = [path.name for path in folder.iterdir() if path.is_file()]
-    except OSError as error:
-        raise StorageError(f"{folder} cannot be read ({error.strerror}).") from error
     return sorted(name for name in names if name != SUMS_OF_FOLDER and not name.startswith("."))
 
 
 def _host() -> str:
     return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
-
-
-def _is_running(process: int) -> bool:
-    if os.name == "nt":  # where signal 0 would end it
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def _look(mark: Path) -> tuple[int, int, bytes] | None:
@@ -557,17 +550,10 @@ def _look(mark: Path) -> tuple[int, int, bytes] | None:
     return None
 
 
-def _module_hash(module: nn.Module) -> str:
-    digest = hashlib.sha256()
-    tensors = dict(chain(module.named_parameters(), module.named_buffers()))
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(_bytes(tensor).cpu().numpy().data)
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.detach().contiguous().flatten().view(torch.uint8)
+def _bytes(array: Tensor | np.ndarray) -> memoryview:
+    if isinstance(array, Tensor):
+        array = array.detach().contiguous().flatten().view(torch.uint8).cpu().numpy()
+    return np.ascontiguousarray(array).data
 
 
 def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
@@ -591,10 +577,6 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(each) for each in value]
     return str(value)
-
-
-def _names(one: Mapping[str, object], other: Mapping[str, object]) -> list[str]:
-    return list(dict.fromkeys([*one, *other]))
 
 
 def _said(value: object) -> str:

@@ -26,7 +26,7 @@ from helpers.editing.finetuning import (
     tunable,
 )
 from helpers.editing.objective import reconstruction_loss, training_target
-from helpers.editing.optimisation import CheckpointError, DivergenceError, fingerprint
+from helpers.editing.optimisation import CheckpointError, DivergenceError
 from helpers.storage import lock, write_whole
 
 STEPS = 8
@@ -685,10 +685,3 @@ def test_the_same_seed_gives_the_same_losses_whatever_the_global_seed(model, lat
 def test_the_paper_is_the_default():
     assert EmbeddingSettings() == EmbeddingSettings(steps=500, learning_rate=2e-3)
     assert FinetuningSettings() == FinetuningSettings(1500, 1e-6, lora_rank=None)
-
-
-def test_fingerprints_tell_shapes_and_types_apart():
-    zeros = torch.zeros(4)
-    values = [(zeros,), (zeros.double(),), (zeros.view(2, 2),), (zeros, None), (EMBEDDING,)]
-    assert len({fingerprint(*each) for each in values}) == len(values)
-    assert fingerprint(zeros, 1) == fingerprint(torch.zeros(4), 1)

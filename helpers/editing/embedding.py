@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral, Real
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from helpers.editing.objective import reconstruction_loss
-from helpers.editing.optimisation import check_settings, optimise
+from helpers.editing.optimisation import TrainingSettings, optimise
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
-from helpers.storage import Provenance
 
 
 @dataclass(frozen=True)
-class EmbeddingSettings:
-    """Step 1's hyper-parameters; the defaults are the paper's.
-
-    Parameters
-    ----------
-    steps : int
-    learning_rate : float
-        Of Adam.
-    batch_size : int
-        Timesteps per step; several steady it.
-    seed : int
-        Of timesteps and noise.
-
-    Raises
-    ------
-    ValueError
-        If a value is of another kind or out of range.
-    """
+class EmbeddingSettings(TrainingSettings):
+    """Step 1's hyper-parameters; the defaults are the paper's."""
 
     steps: int = 500
     learning_rate: float = 2e-3
-    batch_size: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        check_settings(
-            self,
-            steps=(Integral, 0),
-            learning_rate=(Real, 0),
-            batch_size=(Integral, 1),
-            seed=(Integral, 0),
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +84,7 @@ def optimise_embedding(
     losses = optimise(
         parameters,
         loss,
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
         description="Step 1, embedding",
-        provenance=Provenance(
-            model.weights, {"": settings, "precision": model.dtype, "schedule": model.schedule}
-        ),
         subject={
             "recording": [latent],
             "gap": [mask],
@@ -129,6 +92,6 @@ def optimise_embedding(
         },
         checkpoint=checkpoint,
         progress=progress,
-        scale_loss=model.dtype == torch.float16,
+        **settings.on(model),
     )
     return EmbeddingResult(target.replace_embeddings(parameters).detach(), losses)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -23,13 +23,12 @@ from peft import LoraConfig, LoraModel
 from torch import Tensor, nn
 
 from helpers.editing.objective import reconstruction_loss
-from helpers.editing.optimisation import check_settings, optimise
+from helpers.editing.optimisation import TrainingSettings, check_settings, optimise
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
     explain_memory_errors,
 )
-from helpers.storage import Provenance
 
 # What LoRA adapts, by the ends of names in diffusers' UNets: every attention projection; or, beside
 # them, the convolutions of the residual blocks and what leads into and out of the attention blocks.
@@ -38,7 +37,7 @@ LORA_WIDE_TARGETS = (*LORA_TARGETS, "conv1", "conv2", "proj_in", "proj_out")
 
 
 @dataclass(frozen=True)
-class FinetuningSettings:
+class FinetuningSettings(TrainingSettings):
     """Step 2's hyper-parameters; the defaults are the paper's.
 
     Parameters
@@ -48,12 +47,12 @@ class FinetuningSettings:
         Of Adam.  LoRA needs a far larger one than 1e-6.
     batch_size : int
         Timesteps per step; several steady it.
+    seed : int
+        Of timesteps, noise and LoRA's initial weights.
     lora_rank : int, optional
         Trains low-rank adapters; without it the whole UNet.
     lora_targets : tuple of str
         Which layers get adapters, by the ends of their names; all attention projections by default.
-    seed : int
-        Of timesteps, noise and LoRA's initial weights.
 
     Raises
     ------
@@ -63,17 +62,14 @@ class FinetuningSettings:
 
     steps: int = 1500
     learning_rate: float = 1e-6
-    batch_size: int = 1
     lora_rank: int | None = None
     lora_targets: tuple[str, ...] = (*LORA_TARGETS,)
-    seed: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        ranges = {"steps": (Integral, 0), "batch_size": (Integral, 1), "seed": (Integral, 0)}
+        super().__post_init__()
         if self.lora_rank is not None:
-            ranges["lora_rank"] = (Integral, 1)
-        check_settings(self, learning_rate=(Real, 0), **ranges)
+            check_settings(self, lora_rank=(Integral, 1))
         if isinstance(self.lora_targets, str) or not self.lora_targets:
             raise ValueError(
                 f"lora_targets is {self.lora_targets!r}: give a tuple of the ends of layers' names."
@@ -180,13 +176,7 @@ def finetune(
     losses = optimise(
         list(parameters.values()),
         loss,
-        steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        seed=settings.seed,
         description="Step 2, fine-tuning",
-        provenance=Provenance(
-            model.weights, {"": settings, "precision": precision, "schedule": model.schedule}
-        ),
         subject={
             "recording": [latent],
             "gap": [mask],
@@ -194,8 +184,8 @@ def finetune(
         },
         checkpoint=checkpoint,
         progress=progress,
-        scale_loss=precision == torch.float16,
         each_step=keep_weights,
+        **settings.on(model),
     )
     for parameter in parameters.values():
         parameter.requires_grad_(False)

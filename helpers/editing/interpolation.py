@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import TypeGuard
+from numbers import Integral
 
 import diffusers
 import torch
@@ -19,7 +18,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from helpers.editing.optimisation import check_settings
+from helpers.editing.optimisation import check_settings, is_number
 from helpers.models.latent_audio_model import (
     Conditioning,
     LatentAudioModel,
@@ -64,11 +63,11 @@ class SamplingSettings:
     def __post_init__(self) -> None:
         """Check the ranges."""
         check_settings(self, steps=(Integral, 1), seed=(Integral, 0))
-        if self.guidance_scale is not None and not _is_number(self.guidance_scale):
+        if self.guidance_scale is not None and not is_number(self.guidance_scale):
             raise ValueError(f"guidance_scale is {self.guidance_scale!r}: give a number, or None.")
-        if not (_is_number(self.strength) and 0 < self.strength <= 1):
+        if not (is_number(self.strength) and 0 < self.strength <= 1):
             raise ValueError(f"strength is {self.strength!r}: choose above 0, up to 1.")
-        if not (_is_number(self.ddim_eta) and 0 <= self.ddim_eta <= 1):
+        if not (is_number(self.ddim_eta) and 0 <= self.ddim_eta <= 1):
             raise ValueError(f"ddim_eta is {self.ddim_eta!r}: choose from 0 to 1.")
         if not _is_scheduler(str(self.scheduler)):
             raise ValueError(
@@ -110,7 +109,7 @@ def check_eta(eta: float) -> None:
     Lesson: 00.
     """
     low, high = ETA_RANGE
-    if not (_is_number(eta) and low <= eta <= high):
+    if not (is_number(eta) and low <= eta <= high):
         raise ValueError(f"η is {eta!r}: choose from 0 (the recording) to 1 (the prompt).")
 
 
@@ -140,10 +139,6 @@ def _is_scheduler(name: str) -> bool:
         return hasattr(getattr(diffusers, name, None), "step")
     except ImportError:  # of a package that it needs
         return False
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @torch.no_grad()

@@ -6,11 +6,11 @@ keeps for its gradients by running one forward pass without numbers.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 from torch import Tensor, nn
 
@@ -178,9 +178,7 @@ def device_memory(device: torch.device) -> int | None:
     """Bytes the device has in all; None where that cannot be known."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    if device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return None
+    return psutil.virtual_memory().total if device.type == "cpu" else None
 
 
 def _total(model: LatentAudioModel, preset: str, dtype: torch.dtype | None) -> int:

@@ -14,9 +14,9 @@ from helpers.editing.embedding import EmbeddingResult, optimise_embedding
 from helpers.editing.finetuning import FineTuning, finetune
 from helpers.editing.inpainting import Gap, blank, known_mask, paste
 from helpers.editing.interpolation import check_eta, check_sampling, interpolate, sample
-from helpers.editing.optimisation import fingerprint
 from helpers.editing.presets import EditSettings, preset
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.storage import content_hash
 
 
 class NonRigidEdit:
@@ -84,11 +84,12 @@ class NonRigidEdit:
         """Run Steps 1 and 2, unless they have been run."""
         if self.finetuning is None:
             shared = {"mask": self.mask, "progress": self.progress}
+            first, second = self.settings.embedding, self.settings.finetuning
             self.embedding = optimise_embedding(
                 self.model,
                 self.latent,
                 self.target,
-                self.settings.embedding,
+                first,
                 checkpoint=self._checkpoint("embedding.pt"),
                 **shared,
             )
@@ -96,10 +97,8 @@ class NonRigidEdit:
                 self.model,
                 self.latent,
                 self.embedding.conditioning,
-                self.settings.finetuning,
-                checkpoint=self._checkpoint(
-                    f"finetuning-{fingerprint(self.settings.finetuning)[:8]}.pt"
-                ),
+                second,
+                checkpoint=self._checkpoint(f"finetuning-{content_hash(str(second))[:8]}.pt"),
                 **shared,
             )
         return self
@@ -177,16 +176,10 @@ class NonRigidEdit:
 
     @property
     def _identity(self) -> str:
-        """Fingerprint of what Step 1 depends on."""
+        """Hash of what Step 1 depends on."""
         heard = self.clip.take(self.model.sample_rate, self.model.channels)
-        return fingerprint(
-            self.model.fingerprint,
-            self.model.dtype,
-            torch.from_numpy(heard).squeeze(1),
-            self.prompt,
-            self.settings.embedding,
-            self.gap,
-        )
+        made_from = [str(each) for each in (self.model.dtype, self.settings.embedding, self.gap)]
+        return content_hash([self.model.fingerprint, heard, self.prompt, *made_from])
 
     def _checkpoint(self, name: str) -> Path | None:
         return None if self._folder is None else self._folder / name

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from helpers.models.latent_audio_model import explain_memory_errors, is_out_of_memory
+from helpers.models.latent_audio_model import (
+    LatentAudioModel,
+    explain_memory_errors,
+    is_out_of_memory,
+)
 from helpers.storage import (
     Provenance,
     StorageError,
@@ -146,6 +151,11 @@ def optimise(
     return run.losses
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether a value is a finite number."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_settings(settings: object, **ranges: tuple[type, float]) -> None:
     """Raise a ValueError unless each named setting is a number of its kind, not below its least.
 
@@ -157,49 +167,66 @@ def check_settings(settings: object, **ranges: tuple[type, float]) -> None:
         above it.
     """
     for name, (kind, least) in ranges.items():
-        value = getattr(settings, name)
-        if kind is Integral:
-            fits = (
-                isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
-            )
-            wanted = f"a whole number, {least} or more"
-        else:
-            fits = isinstance(value, Real) and math.isfinite(value) and float(value) > least
-            wanted = f"a number above {least}"
-        if not fits:
+        value, whole = getattr(settings, name), kind is Integral
+        fits = is_number(value) and isinstance(value, kind)
+        if not (fits and (value > least or (whole and value == least))):
+            wanted = f"a whole number, {least} or more" if whole else f"a number above {least}"
             raise ValueError(f"{name} is {value!r}: give {wanted}.")
 
 
-def fingerprint(*values: object) -> str:
-    """Hexadecimal SHA-256 of tensors (their bytes), ``None`` and anything with a stable repr."""
-    digest = hashlib.sha256()
-    for value in values:
-        if isinstance(value, Tensor):
-            digest.update(repr((value.dtype, value.shape)).encode())
-            value = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        digest.update(value if isinstance(value, bytes) else repr(value).encode())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class TrainingSettings:
+    """The hyper-parameters that Steps 1 and 2 share.
+
+    Parameters
+    ----------
+    steps : int
+    learning_rate : float
+        Of Adam.
+    batch_size : int
+        Timesteps per step; several steady it.
+    seed : int
+        Of timesteps and noise.
+
+    Raises
+    ------
+    ValueError
+        If a value is of another kind or out of range.
+    """
+
+    steps: int
+    learning_rate: float
+    batch_size: int = 1
+    seed: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        whole = {"steps": (Integral, 0), "batch_size": (Integral, 1), "seed": (Integral, 0)}
+        check_settings(self, learning_rate=(Real, 0), **whole)
+
+    def on(self, model: LatentAudioModel) -> dict[str, Any]:
+        """Return what :func:`optimise` is told of a run with these settings on a model."""
+        settings = {"": self, "precision": model.dtype, "schedule": model.schedule}
+        return {
+            "steps": self.steps,
+            "learning_rate": self.learning_rate,
+            "seed": self.seed,
+            "provenance": Provenance(model.weights, settings),
+            "scale_loss": model.dtype == torch.float16,
+        }
 
 
+@dataclass
 class _Run:
     """What changes from step to step."""
 
-    def __init__(
-        self,
-        parameters: list[Tensor],
-        optimiser: torch.optim.Optimizer,
-        scaler: torch.amp.GradScaler,
-        generator: torch.Generator,
-        steps: int,
-        description: str,
-    ) -> None:
-        self.parameters = parameters
-        self.optimiser = optimiser
-        self.scaler = scaler
-        self.generator = generator
-        self.steps = steps
-        self.description = description
-        self.losses: list[float] = []
+    parameters: list[Tensor]
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    generator: torch.Generator
+    steps: int
+    description: str
+    losses: list[float] = field(default_factory=list)
 
     def state(self) -> dict[str, object]:
         """All that a resumed run needs; of a finished one Adam's averages are left out."""
@@ -216,22 +243,24 @@ class _Run:
         """Put everything back; raises whatever comes of a state that is none of this run's."""
         losses, averages = state["losses"], state["optimiser"]
         shapes = [p.shape for p in self.parameters]
-        if [p.shape for p in state["parameters"]] != shapes:
-            raise ValueError("parameters of other shapes")
-        if not all(isinstance(loss, float) for loss in losses) or len(losses) > self.steps:
-            raise ValueError("other losses")
-        if (averages is None) != (len(losses) == self.steps):
-            raise ValueError("Adam's averages are missing")
-        if averages is not None and len(averages) != (len(shapes) if losses else 0):
-            raise ValueError("other averages")
-        if state["scaler"].keys() != self.scaler.state_dict().keys():
-            raise ValueError("another scaler")
-        for index, kept in (averages or {}).items():
-            if not kept["exp_avg"].shape == kept["exp_avg_sq"].shape == shapes[index]:
-                raise ValueError("averages of other shapes")
+        finished = len(losses) == self.steps
+        moments = ("exp_avg", "exp_avg_sq")
+        expected = {(i, m): shape for i, shape in enumerate(shapes) for m in moments if losses}
+        if not (
+            [p.shape for p in state["parameters"]] == shapes
+            and all(isinstance(loss, float) for loss in losses)
+            and len(losses) <= self.steps
+            and state["scaler"].keys() == self.scaler.state_dict().keys()
+            and (averages is None) == finished
+            and (
+                finished
+                or expected == {(i, m): averages[i][m].shape for i in averages for m in moments}
+            )
+        ):
+            raise ValueError("the state of another run")
         self.generator.set_state(state["generator"])
         self.scaler.load_state_dict(state["scaler"])
-        if averages is not None:
+        if not finished:
             groups = self.optimiser.state_dict()["param_groups"]
             self.optimiser.load_state_dict({"state": averages, "param_groups": groups})
         with torch.no_grad():
@@ -268,14 +297,10 @@ class _Checkpoint:
 
     def save(self, run: _Run) -> None:
         """Write all of a run; what was saved before is kept until that has been done."""
-        state = {
-            "made from": self.provenance.to_dict(),
-            "subject": self.subject,
-            **run.state(),
-        }
+        made = {"made from": self.provenance.to_dict(), "subject": self.subject}
         started = time.monotonic()
         try:
-            write_whole(self.path, lambda file: torch.save(state, file), checked=True)
+            write_whole(self.path, lambda file: torch.save(made | run.state(), file), checked=True)
         except StorageError as error:
             raise CheckpointError(str(error)) from error
         now = time.monotonic()
@@ -289,14 +314,10 @@ class _Checkpoint:
         with self._reading(run), open_checked(self.path) as file:
             state = torch.load(file, map_location="cpu", weights_only=True)
             saved = Provenance.from_dict(state["made from"])
-            differences = [
-                *saved.differences(self.provenance),
-                *(
-                    f"another {name}"
-                    for name, tensors in self.subject.items()
-                    if not _agree(state["subject"].get(name, ()), tensors)
-                ),
-            ]
+            differences = saved.differences(self.provenance)
+            for name, tensors in self.subject.items():
+                if not _agree(state["subject"].get(name, ()), tensors):
+                    differences.append(f"another {name}")
         if differences:
             raise CheckpointError(
                 f"{self.path} belongs to another run, {sentence(differences)}: delete it or name "
