@@ -16,10 +16,10 @@ _HOMES = {  # name: module
     "load_clap": "evaluation.clap",
     "load_clip": "audio",
     "load_model": "editing.loading",
-    "players": "display.players",
+    "players": "display.clips",
     "preset": "editing.presets",
     "save_clip": "audio",
-    "spectrograms": "display.figures",
+    "spectrograms": "display.clips",
 }
 
 

@@ -15,16 +15,8 @@ import soundfile
 from tiny import tiny_clip
 
 from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, SUFFIXES, Clip, load_clip, save_clip
-from helpers.display.figures import (
-    TICKS,
-    Curves,
-    Strengths,
-    spectrograms,
-    strength_curves,
-    strength_grid,
-)
-from helpers.display.players import players
-from helpers.display.upload import upload_button, uploaded_file
+from helpers.display.clips import TICKS, players, spectrograms, upload_button, uploaded_file
+from helpers.display.figures import Curves, Strengths, strength_curves, strength_grid
 
 
 @pytest.fixture

@@ -154,8 +154,7 @@ def test_contributing_names_the_floors():
 
 UNNAMED = {  # modules whose docstrings name no lesson yet
     "helpers.audio",
-    "helpers.display.players",
-    "helpers.display.upload",
+    "helpers.display.clips",
     "helpers.editing.finetuning",
     "helpers.editing.optimisation",
     *(name for name in FILES if floor(name) in (4, 5)),

@@ -128,7 +128,7 @@ def imported_modules(path):
 # what stands alone
 
 
-TOOLS = {"helpers.display.sliders", "helpers.display.upload"}
+TOOLS = {"helpers.display.sliders"}
 MODULES = sorted(
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for path in ROOT.glob("helpers/**/*.py")
@@ -137,7 +137,7 @@ MODULES = sorted(
 
 
 def test_helpers_import_without_a_notebook():
-    """Only sliders and upload button need the extra `notebooks`."""
+    """Only sliders need the extra `notebooks`."""
     assert set(MODULES) >= TOOLS
     script = """
 import importlib, sys

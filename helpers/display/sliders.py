@@ -16,8 +16,7 @@ import matplotlib.pyplot as plt
 from ipywidgets import HTML, Image, Layout, SelectionSlider, ValueWidget, VBox
 
 from helpers.audio import Clip
-from helpers.display.figures import spectrograms
-from helpers.display.players import players
+from helpers.display.clips import players, spectrograms
 
 KEPT = 32  # finished renders; each holds some hundred kilobytes
 SYMBOLS = {"eta": "η"}
