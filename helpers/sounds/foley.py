@@ -24,6 +24,8 @@ SHORTEST, LONGEST = 0.5, 10.24  # seconds
 LAST_START = 0.1  # seconds: no hit starts nearer to the end of the clip than this
 AUDIBLE = 0.03  # share of a hit's peak below which it counts as over
 
+FLOORS = {"wood": (90, 420, 0.03), "gravel": (60, 150, 0.02), "concrete": (900, 3_500, 0.006)}
+
 Layers = tuple[np.ndarray, np.ndarray, np.ndarray]  # waveform, onsets, offsets
 
 
@@ -62,6 +64,11 @@ def _log_uniform(rng: np.random.Generator, low: float, high: float, size=None):
     return np.exp(rng.uniform(np.log(low), np.log(high), size))
 
 
+def _phase(frequency: np.ndarray) -> np.ndarray:
+    """Phase in radians of a frequency that changes from sample to sample."""
+    return 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
+
+
 def _modes(frequencies, taus, gains, n: int) -> np.ndarray:
     """Sum of damped sines: one matrix product of coarse and fine steps of each exponential."""
     frequencies, taus, gains = np.broadcast_arrays(frequencies, taus, gains)
@@ -78,7 +85,7 @@ def _tone(frequency: np.ndarray, brightness) -> np.ndarray:
 
     The finite geometric series Σ wᵏ with w = brightness·exp(iφ), summed in closed form.
     """
-    phase = 2 * np.pi * np.cumsum(frequency) / SAMPLE_RATE
+    phase = _phase(frequency)
     partials = np.maximum(1, np.floor(HIGHEST_PARTIAL / frequency))
     w = brightness * np.exp(1j * phase)
     last = brightness ** (partials + 1) * np.exp(1j * phase * (partials + 1))
@@ -149,11 +156,18 @@ def _start(rng: np.random.Generator) -> float:
     return rng.uniform(0.01, 0.12)
 
 
+def _spaced(rng: np.random.Generator, seconds: float, gaps: np.ndarray) -> np.ndarray:
+    """Onsets that are `gaps` seconds apart, as far as the clip goes."""
+    return _within(seconds, _start(rng) + np.concatenate([[0.0], np.cumsum(gaps)]))
+
+
+def _within(seconds: float, onsets: np.ndarray) -> np.ndarray:
+    return onsets[onsets < seconds - LAST_START]
+
+
 def _times(rng: np.random.Generator, seconds: float, low: float, high: float) -> np.ndarray:
     """Onsets whose gaps are drawn between `low` and `high` seconds."""
-    gaps = rng.uniform(low, high, int(seconds / low) + 1)
-    onsets = _start(rng) + np.concatenate([[0.0], np.cumsum(gaps)])
-    return onsets[onsets < seconds - LAST_START]
+    return _spaced(rng, seconds, rng.uniform(low, high, int(seconds / low) + 1))
 
 
 def _groups(rng, seconds: float, sizes, gap, pause, jitter=0.1) -> np.ndarray:
@@ -163,8 +177,7 @@ def _groups(rng, seconds: float, sizes, gap, pause, jitter=0.1) -> np.ndarray:
         gaps = step * rng.uniform(1 - jitter, 1 + jitter, rng.integers(sizes[0], sizes[1] + 1))
         onsets.extend(time + np.concatenate([[0.0], np.cumsum(gaps[1:])]))
         time = onsets[-1] + rng.uniform(*pause)
-    onsets = np.array(onsets)
-    return onsets[onsets < seconds - LAST_START]
+    return _within(seconds, np.array(onsets))
 
 
 def _continuous(rng: np.random.Generator, seconds: float) -> tuple[float, int]:
@@ -175,16 +188,14 @@ def _continuous(rng: np.random.Generator, seconds: float) -> tuple[float, int]:
 
 def _tune(rng, seconds: float, beat: float, low: float, high: float):
     """Onsets, durations (seconds) and pitches (Hz) of a random walk on a major pentatonic."""
-    scale = np.array([0, 2, 4, 7, 9])
-    semitones = np.concatenate([scale + 12 * octave for octave in range(6)])
+    semitones = np.add.outer(12 * np.arange(6), [0, 2, 4, 7, 9]).ravel()
     pitches = low * 2 ** (semitones / 12)
     pitches = pitches[pitches <= high]
     durations = beat * rng.choice([1, 1, 1, 2, 2, 3, 4], int(seconds / beat) + 1)
-    onsets = _start(rng) + np.concatenate([[0.0], np.cumsum(durations[:-1])])
-    kept = onsets < seconds - LAST_START
-    place = rng.integers(len(pitches)) + np.cumsum(rng.choice([-2, -1, 1, 2, 3], kept.sum()))
-    place = abs((place + len(pitches)) % (2 * len(pitches)) - len(pitches) + 0.5)  # fold back
-    return onsets[kept], durations[kept], pitches[place.astype(int)]
+    onsets = _spaced(rng, seconds, durations[:-1])
+    steps = rng.integers(len(pitches)) + np.cumsum(rng.choice([-2, -1, 1, 2, 3], len(onsets)))
+    place = abs((steps + len(pitches)) % (2 * len(pitches)) - len(pitches) + 0.5)  # fold back
+    return onsets, durations[: len(onsets)], pitches[place.astype(int)]
 
 
 # ---------------------------------------------------------------- struck
@@ -230,17 +241,15 @@ def _church_bell(rng: np.random.Generator, seconds: float) -> Layers:
         pair = np.concatenate([frequencies, beating])
         return _modes(pair, np.tile(ring, 2), np.concatenate([levels, 0.4 * levels]), n)
 
-    prime = _log_uniform(rng, 180, 650)
-    peal = [
-        bell(prime * ratio) for ratio in rng.choice([1, 4 / 5, 3 / 4, 2 / 3], rng.integers(1, 3))
-    ]
+    tuning = _log_uniform(rng, 180, 650) * rng.choice([1, 4 / 5, 3 / 4, 2 / 3], rng.integers(1, 3))
+    peal = [bell(prime) for prime in tuning]
 
     def strike(index: int) -> np.ndarray:
         sound = rng.uniform(0.75, 1.0) * peal[index % len(peal)]
         sound[:2_000] += 0.6 * _burst(rng, clapper, 0.008, 2_000)[:n]
         return sound
 
-    return _lay(seconds, onsets, [strike(index) for index in range(len(onsets))])
+    return _lay(seconds, onsets, [*map(strike, range(len(onsets)))])
 
 
 def _door_knock(rng: np.random.Generator, seconds: float) -> Layers:
@@ -283,13 +292,11 @@ def _typing(rng: np.random.Generator, seconds: float) -> Layers:
 def _footsteps(rng: np.random.Generator, seconds: float) -> Layers:
     period = 1 / rng.uniform(1.4, 2.4)
     onsets = _times(rng, seconds, 0.94 * period, 1.06 * period)
-    floor = rng.choice(["wood", "gravel", "concrete"])
+    floor = rng.choice(list(FLOORS))
+    low, high, tau = FLOORS[floor]
     thud = _band_noise(rng, SAMPLE_RATE, 40, rng.uniform(90, 220))
     scrape = _band_noise(rng, SAMPLE_RATE, rng.uniform(600, 1_500), rng.uniform(3_000, 7_000))
-    ring = _log_uniform(
-        rng, *{"wood": (90, 420), "gravel": (60, 150), "concrete": (900, 3_500)}[floor], 5
-    )
-    tau = {"wood": 0.03, "gravel": 0.02, "concrete": 0.006}[floor]
+    ring = _log_uniform(rng, low, high, 5)
     roll, toe_level = rng.uniform(0.06, 0.13), rng.uniform(0.3, 0.7)
     limp = rng.uniform(0.65, 1.0)
     n = _samples(0.3)
@@ -308,7 +315,7 @@ def _footsteps(rng: np.random.Generator, seconds: float) -> Layers:
         heel_and_toe = _scatter(n, [0, roll], [contact(1.0), contact(toe_level)])
         return heel_and_toe * rng.uniform(0.8, 1.0) * (limp if index % 2 else 1.0)
 
-    return _lay(seconds, onsets, [step(index) for index in range(len(onsets))])
+    return _lay(seconds, onsets, [*map(step, range(len(onsets)))])
 
 
 def _piano(rng: np.random.Generator, seconds: float) -> Layers:
@@ -333,8 +340,7 @@ def _piano(rng: np.random.Generator, seconds: float) -> Layers:
         sound[:1_500] += 0.05 * _burst(rng, hammer, 0.02, 1_500)
         return rng.uniform(0.5, 1.0) * sound
 
-    sounds = [note(*each) for each in zip(pitches, durations, strict=True)]
-    return _lay(seconds, onsets, sounds)
+    return _lay(seconds, onsets, [*map(note, pitches, durations)])
 
 
 def _glass(rng: np.random.Generator, seconds: float) -> Layers:
@@ -354,15 +360,9 @@ def _glass(rng: np.random.Generator, seconds: float) -> Layers:
         crash += _burst(rng, impact, rng.uniform(0.02, 0.06), n)
         falls = np.minimum(0.04 + rng.exponential(0.25, count), n / SAMPLE_RATE)
         levels = np.exp(-falls / 0.5) * rng.uniform(0.1, 0.6, count)
-        bits = [
-            level * clink(base, tau)
-            for level, base, tau in zip(
-                levels,
-                _log_uniform(rng, 2_500, 7_000, count),
-                _log_uniform(rng, 0.01, 0.06, count),
-                strict=True,
-            )
-        ]
+        bases = _log_uniform(rng, 2_500, 7_000, count)
+        bits = map(clink, bases, _log_uniform(rng, 0.01, 0.06, count))
+        bits = [level * bit for level, bit in zip(levels, bits, strict=True)]
         return crash + _scatter(n, falls, bits)
 
     if rng.random() < 0.6:
@@ -377,15 +377,11 @@ def _applause(rng: np.random.Generator, seconds: float) -> Layers:
     start, n = _continuous(rng, seconds)
     people = int(_log_uniform(rng, 15, 70))
     length = _samples(0.03)
+    lows, highs = _log_uniform(rng, 600, 1_200, 12), _log_uniform(rng, 1_400, 3_000, 12)
+    bands = zip(lows, highs, rng.uniform(0.003, 0.008, 12), strict=True)
     hands = [
-        _burst(rng, _band_noise(rng, 2 * length, *band), tau, length)
-        for band, tau in zip(
-            zip(
-                _log_uniform(rng, 600, 1_200, 12), _log_uniform(rng, 1_400, 3_000, 12), strict=True
-            ),
-            rng.uniform(0.003, 0.008, 12),
-            strict=True,
-        )
+        _burst(rng, _band_noise(rng, 2 * length, low, high), tau, length)
+        for low, high, tau in bands
     ]
     claps = int(n / SAMPLE_RATE / 0.2) + 2
     gaps = rng.uniform(0.2, 0.34, (people, 1)) * rng.uniform(0.88, 1.12, (people, claps))
@@ -506,8 +502,7 @@ def _trumpet(rng: np.random.Generator, seconds: float) -> Layers:
         brass = tone + 1.2 * _resonate(tone, [bell], [900], [1.0])
         return rng.uniform(0.75, 1.0) * brass * _ramps(n, 0.025, 0.04)
 
-    sounds = [note(*each) for each in zip(pitches, durations, strict=True)]
-    return _lay(seconds, onsets, sounds)
+    return _lay(seconds, onsets, [*map(note, pitches, durations)])
 
 
 def _whistle(rng: np.random.Generator, seconds: float) -> Layers:
@@ -521,9 +516,7 @@ def _whistle(rng: np.random.Generator, seconds: float) -> Layers:
 
     def referee(duration: float) -> np.ndarray:
         time = _seconds(_samples(duration))
-        pea = np.sin(
-            2 * np.pi * np.cumsum(_drift(rng, len(time), 6, rate, 1.2 * rate)) / SAMPLE_RATE
-        )
+        pea = np.sin(_phase(_drift(rng, len(time), 6, rate, 1.2 * rate)))
         return blow(pitch * (1 + 0.012 * pea), 0.75 + 0.25 * pea)
 
     def sung(target: float, duration: float) -> np.ndarray:
@@ -535,15 +528,13 @@ def _whistle(rng: np.random.Generator, seconds: float) -> Layers:
     if rng.random() < 0.35:
         pitch, rate = rng.uniform(2_000, 3_500), rng.uniform(22, 40)
         onsets = _times(rng, seconds, 0.5, 1.5)
-        gaps = np.diff(np.append(onsets, seconds))
-        return _lay(
-            seconds, onsets, [referee(max(0.15, gap * rng.uniform(0.5, 0.85))) for gap in gaps]
-        )
+        gaps = np.diff(onsets, append=seconds)
+        blows = [referee(max(0.15, gap * rng.uniform(0.5, 0.85))) for gap in gaps]
+        return _lay(seconds, onsets, blows)
     wobble, slide, bend = rng.uniform(4, 7), rng.uniform(0.03, 0.15), rng.uniform(-1, 1)
     low = _log_uniform(rng, 800, 1_500)
     onsets, durations, pitches = _tune(rng, seconds, rng.uniform(0.15, 0.4), low, 2.3 * low)
-    sounds = [sung(*each) for each in zip(pitches, 0.9 * durations, strict=True)]
-    return _lay(seconds, onsets, sounds)
+    return _lay(seconds, onsets, [*map(sung, pitches, 0.9 * durations)])
 
 
 # ---------------------------------------------------------------- rushing and turning
@@ -573,7 +564,7 @@ def _wind(rng: np.random.Generator, seconds: float) -> Layers:
     rush = _band_noise(rng, n, 150, rng.uniform(350, 700)) * gust**2
     centre = rng.uniform(280, 520) * (0.75 + 0.6 * gust) * _drift(rng, n, 2, 0.95, 1.05)
     swirl = _band_noise(rng, n, 1, rng.uniform(15, 60))
-    howl = swirl * np.sin(2 * np.pi * np.cumsum(centre) / SAMPLE_RATE) * gust**2
+    howl = swirl * np.sin(_phase(centre)) * gust**2
     mix = rumble + rng.uniform(0.4, 1.0) * rush + rng.uniform(0.2, 1.4) * howl
     return _lay(seconds, [start], [mix * _ramps(n, rng.uniform(0.05, 0.3), 0.3)])
 
