@@ -10,14 +10,16 @@ All edits are the pocket model's, at the preset ``pocket-noised`` but for what a
 
 from __future__ import annotations
 
-import csv
+import io
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -49,26 +51,11 @@ ETAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 Row = dict[str, float | int | str]
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """A stored sweep.
-
-    Attributes
-    ----------
-    name : str
-    rows : list of dict
-        One per point: its settings, then its figures.
-    """
-
-    name: str
-    rows: list[Row]
-
-
 # ---------------------------------------------------------------- reading and measuring
 
 
-def load_sweep(name: str, folder: Path = FOLDER) -> Sweep:
-    """Read a stored sweep.
+def load_sweep(name: str, folder: Path = FOLDER) -> pd.DataFrame:
+    """Read a stored sweep, a row per point: its settings, then its figures.
 
     Raises
     ------
@@ -78,19 +65,20 @@ def load_sweep(name: str, folder: Path = FOLDER) -> Sweep:
     Lesson: 02.
     """
     check_name(name)
-    if not table_path(name, folder).exists():
-        raise ValueError(f"{table_path(name, folder)} is missing: compute it with `make sweeps`.")
-    return Sweep(name, read_rows(table_path(name, folder)))
+    path = table_path(name, folder)
+    if not path.exists():
+        raise ValueError(f"{path} is missing: compute it with `make sweeps`.")
+    return read_rows(path)
 
 
-def measure(name: str, model: LatentAudioModel, point: Row) -> Row:
+def measure(name: str, model: LatentAudioModel, point: Row | pd.Series) -> Row:
     """Measure one point of a sweep live.
 
     Parameters
     ----------
     name : str
     model : LatentAudioModel
-    point : dict
+    point : dict or pandas.Series
         The point's settings, or a whole row of the stored sweep.
 
     Returns
@@ -122,8 +110,8 @@ def table_path(name: str, folder: Path = FOLDER) -> Path:
     return folder / f"{name}.csv"
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Read a stored sweep's rows, numbers as numbers.
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a stored sweep's rows.
 
     Raises
     ------
@@ -131,19 +119,19 @@ def read_rows(path: Path) -> list[Row]:
         If the table is damaged.
     """
     try:
-        header, *rows = csv.reader(read_table(path).splitlines(), strict=True)
-        return [dict(zip(header, map(_value, row), strict=True)) for row in rows]
-    except (csv.Error, ValueError) as error:
+        rows = pd.read_csv(io.StringIO(read_table(path)), dtype=str).apply(_numbers)
+        if rows.isna().any(axis=None):
+            raise ValueError("a row is cut")
+    except ValueError as error:  # pandas' own are ValueErrors, too
         raise StorageError(f"{path} is damaged: delete it and run `make sweeps`.") from error
+    return rows
 
 
-def _value(cell: str) -> float | int | str:
+def _numbers(column: pd.Series) -> pd.Series:
     for kind in (int, float):
-        try:
-            return kind(cell)
-        except ValueError:
-            continue
-    return cell
+        with suppress(ValueError):
+            return column.astype(kind)
+    return column
 
 
 # ---------------------------------------------------------------- what the sweeps share
@@ -224,12 +212,14 @@ def _tuned(task: _Task, **settings: object) -> tuple[Conditioning, FineTuning]:
 # ---------------------------------------------------------------- the sweeps
 
 
+def _on_both_pairs(names: Sequence[str], grid: Iterable[tuple]) -> list[Row]:
+    settings = ("source", "target", *names)
+    return [dict(zip(settings, (*p, *v), strict=True)) for p, v in product(PAIRS, grid)]
+
+
 def step1_points() -> list[Row]:
     """Learning rates and steps of Step 1, on two pairs."""
-    return [
-        {"source": source, "target": target, "learning_rate": rate, "steps": steps}
-        for (source, target), rate, steps in product(PAIRS, (1e-3, 5e-3, 2e-2), (25, 100))
-    ]
+    return _on_both_pairs(("learning_rate", "steps"), product((1e-3, 5e-3, 2e-2), (25, 100)))
 
 
 def measure_step1(
@@ -269,10 +259,7 @@ def _distance(optimised: Conditioning, target: Conditioning) -> float:
 
 def step2_points() -> list[Row]:
     """Lengths of Step 2, for the whole UNet and for LoRA, on two pairs."""
-    return [
-        {"source": source, "target": target, "method": method, "steps": steps}
-        for (source, target), method, steps in product(PAIRS, ("full", "lora"), (0, 30, 100))
-    ]
+    return _on_both_pairs(("method", "steps"), product(("full", "lora"), (0, 30, 100)))
 
 
 def measure_step2(
@@ -318,27 +305,24 @@ def measure_strengths(model: LatentAudioModel, pair: str, edit: str, eta: float)
     dict
         ``text``, ``audio``, ``sum``: CLAP; ``onset_f1``: onsets against the source's.
     """
-    return _strengths(model, pair)[ETAS.index(eta)]
+    figures = _strengths(model, pair).iloc[ETAS.index(eta)]
+    return {str(name): float(value) for name, value in figures.items()}
 
 
 @lru_cache(maxsize=4)
-def _strengths(model: LatentAudioModel, identifier: str) -> list[Row]:
+def _strengths(model: LatentAudioModel, identifier: str) -> pd.DataFrame:
     """Measure all η of a pair: one fit and one batch."""
     [pair] = [pair for pair in load_pairs(PAIR_SET) if pair.id == identifier]
     with NonRigidEdit(model, pair.source.clip, pair.prompt, PRESET, progress=False) as edit:
         measured = scores.measure(_clap(), pair, edit.sweep(list(ETAS)))
     shown = measured.rename(columns={"text_clap": "text", "audio_clap": "audio"})
-    rows = shown[["text", "audio", "sum", "onset_f1"]].to_dict("records")
-    return [{str(name): value for name, value in row.items()} for row in rows]
+    return shown[["text", "audio", "sum", "onset_f1"]]
 
 
 def lora_points() -> list[Row]:
     """Ranks and learning rates of Step 2, on two pairs; rank 0 is the whole UNet."""
     grid = [*product((2, 8, 32), (2e-4, 5e-4, 2e-3)), (0, 1e-4)]
-    return [
-        {"source": source, "target": target, "rank": rank, "learning_rate": rate}
-        for (source, target), (rank, rate) in product(PAIRS, grid)
-    ]
+    return _on_both_pairs(("rank", "learning_rate"), grid)
 
 
 def measure_lora(

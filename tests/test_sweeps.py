@@ -121,7 +121,7 @@ def test_interrupted_run_goes_on_where_it_stopped(counting, model, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run("counting", model, tmp_path)
     assert not is_fresh("counting", model, tmp_path)
-    assert len(load_sweep("counting", tmp_path).rows) == 2
+    assert len(load_sweep("counting", tmp_path)) == 2
     state["fails"] = None
     run("counting", model, tmp_path)
     assert measured == ["a", "b", "c"]
@@ -132,7 +132,7 @@ def test_interrupted_run_goes_on_where_it_stopped(counting, model, tmp_path):
 
 def test_numbers_come_back_as_numbers(counting, model, tmp_path):
     run("counting", model, tmp_path)
-    assert load_sweep("counting", tmp_path).rows == [
+    assert load_sweep("counting", tmp_path).to_dict("records") == [
         {"word": "a", "number": 1, "double": 2},
         {"word": "b", "number": 0.5, "double": 1.0},
         {"word": "c", "number": 1e-3, "double": 2e-3},

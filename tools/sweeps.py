@@ -7,12 +7,11 @@ something else is made anew, and a test says so.  Changed code shows where a row
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from helpers.comparison.scores import weights_behind
@@ -68,7 +67,7 @@ def is_fresh(name: str, model: LatentAudioModel | None = None, folder: Path = FO
     if read_records(folder / RECORDS).get(name) != made_from(model or load_pocket()):
         return False
     points, _ = SWEEPS[name]
-    return len(_missing(points(), read_rows(path))) == 0
+    return not _missing(points(), read_rows(path).to_dict("records"))
 
 
 def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
@@ -83,12 +82,12 @@ def run(name: str, model: LatentAudioModel, folder: Path = FOLDER) -> None:
             path.unlink(missing_ok=True)
             write_records(folder / RECORDS, records | {name: now})
         points = SWEEPS[name][0]()
-        rows = read_rows(path) if path.exists() else []
+        rows = read_rows(path).to_dict("records") if path.exists() else []
         missing = _missing(points, rows)
         done = len(points) - len(missing)
         for point in tqdm(missing, desc=name, initial=done, total=len(points)):
             rows.append(measure(name, model, point))
-            _write_rows(path, rows)
+            write_table(path, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
 
 
 def made_from(model: LatentAudioModel) -> Provenance:
@@ -105,14 +104,6 @@ def _missing(points: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
     return [point for point in points if not any(point.items() <= row.items() for row in rows)]
 
 
-def _write_rows(path: Path, rows: Sequence[Row]) -> None:
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_table(path, table.getvalue())
-
-
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     """Compute what is missing of the sweeps, or of those that are named."""
@@ -123,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         check_name(name)
     for name in names:
         run(name, load_pocket())
-        print(f"{name}: {len(load_sweep(name).rows)} rows in {table_path(name)}")
+        print(f"{name}: {len(load_sweep(name))} rows in {table_path(name)}")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def sampled(seed: int = SEED) -> list[Row]:
         stored = scores[scores["method"] == name]
         rows.append(_of_table(stored.iloc[[generator.integers(len(stored))]]))
     for name, (points, _) in SWEEPS.items():
-        stored = load_sweep(name).rows
+        stored = load_sweep(name).to_dict("records")
         row, settings = stored[generator.integers(len(stored))], list(points()[0])
         rows.append(Row(name, {key: row[key] for key in settings}, _figures(row, settings)))
     return rows

@@ -230,7 +230,7 @@ def small_sweep(log: Path) -> Iterator[None]:
 def rows(folder: Path) -> list[dict]:
     """Rows of the small sweep that are stored."""
     path = sweeps.table_path("small", folder)
-    return sweeps.read_rows(path) if path.exists() else []
+    return sweeps.read_rows(path).to_dict("records") if path.exists() else []
 
 
 def killed_sweeps(folder: Path, generator: random.Random) -> str:
