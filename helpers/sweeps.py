@@ -26,11 +26,10 @@ from torch import Tensor
 from helpers.audio import Clip
 from helpers.comparison import scores
 from helpers.data import DATA
-from helpers.editing.embedding import EmbeddingResult, optimise_embedding
+from helpers.editing.embedding import EmbeddingResult, optimise_embedding, reconstruction_loss
 from helpers.editing.finetuning import FineTuning, finetune
 from helpers.editing.interpolation import interpolate, sample
 from helpers.editing.nonrigid import NonRigidEdit
-from helpers.editing.objective import reconstruction_loss
 from helpers.editing.presets import preset
 from helpers.evaluation.clap import Clap, load_clap
 from helpers.evaluation.classifier import sound_probabilities

@@ -20,10 +20,9 @@ from torch.nn import functional
 
 from helpers import load_model
 from helpers.editing import EditSettings, Gap, NonRigidEdit
-from helpers.editing.embedding import EmbeddingSettings
+from helpers.editing.embedding import EmbeddingSettings, reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings, interpolate, sample
-from helpers.editing.objective import reconstruction_loss
 from helpers.models import ModelFileError, audioldm, published
 from helpers.models.audioldm import FILES, blueprint, load_audioldm
 from helpers.models.latent_audio_model import LatentAudioModel

@@ -22,10 +22,9 @@ from transformers import ClapModel, GPT2LMHeadModel
 
 from helpers import load_model
 from helpers.editing import EditSettings, Gap, NonRigidEdit
-from helpers.editing.embedding import EmbeddingSettings
+from helpers.editing.embedding import EmbeddingSettings, reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings
-from helpers.editing.objective import reconstruction_loss
 from helpers.models import ModelFileError, audioldm2
 from helpers.models.audioldm2 import FILES, blueprint, load_audioldm2
 from helpers.models.latent_audio_model import LatentAudioModel

@@ -11,10 +11,10 @@ from tiny import tiny_clip
 
 from helpers import load_model
 from helpers.editing import Gap
+from helpers.editing.embedding import reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings, finetune
 from helpers.editing.inpainting import known_mask
 from helpers.editing.interpolation import SamplingSettings, interpolate, sample
-from helpers.editing.objective import reconstruction_loss
 from helpers.models import FAMILIES
 from helpers.models.kinds import clean_estimate, draw_timesteps, training_target
 from helpers.models.latent_audio_model import Conditioning, PromptError

@@ -17,7 +17,7 @@ import torch
 from tiny import TINY_SHAPE, tiny_model
 
 from helpers.editing import optimisation
-from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
+from helpers.editing.embedding import EmbeddingSettings, optimise_embedding, reconstruction_loss
 from helpers.editing.finetuning import (
     LORA_WIDE_TARGETS,
     FineTuning,
@@ -25,8 +25,8 @@ from helpers.editing.finetuning import (
     finetune,
     tunable,
 )
-from helpers.editing.objective import reconstruction_loss, training_target
 from helpers.editing.optimisation import CheckpointError, DivergenceError
+from helpers.models.kinds import training_target
 from helpers.storage import lock, write_whole
 
 STEPS = 8
@@ -137,7 +137,7 @@ def test_the_gap_of_a_latent_does_not_reach_the_loss(model, latent, target):
 def test_the_mean_is_over_counted_frames_only(model, latent, target, monkeypatch):
     """An error of 1 everywhere has the mean 1, however large the gap."""
     monkeypatch.setattr(
-        "helpers.editing.objective.training_target", lambda *a: torch.zeros_like(a[2])
+        "helpers.editing.embedding.training_target", lambda *a: torch.zeros_like(a[2])
     )
     monkeypatch.setattr(model, "predict", lambda z, *a: torch.ones_like(z))
     mask = torch.ones(1, 1, TINY_SHAPE[1], 1)

@@ -125,7 +125,7 @@ def test_no_lesson_imports_tools():
 
 def test_the_quickstart_reaches_few_modules():
     default = {name: {f"{name}.pocket"} for name in REGISTRIES}
-    assert len(reached(imported(code_of(LESSONS[0])), default)) <= 28
+    assert len(reached(imported(code_of(LESSONS[0])), default)) <= 25
 
 
 def test_lessons_reach_every_module_of_helpers():

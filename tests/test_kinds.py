@@ -9,8 +9,8 @@ import torch
 from diffusers import DDPMScheduler
 from tiny import tiny_model
 
+from helpers.editing.embedding import reconstruction_loss
 from helpers.editing.interpolation import SamplingSettings, sample
-from helpers.editing.objective import reconstruction_loss
 from helpers.methods.audioldm_inpainting import AudioLDMInpainting
 from helpers.methods.ddpm_inversion import invert, regenerate
 from helpers.models import kinds

@@ -29,11 +29,10 @@ from transformers import AutoTokenizer, T5EncoderModel
 from helpers import load_model
 from helpers.audio import AudioError, Clip
 from helpers.editing import EditSettings, Gap, NonRigidEdit
-from helpers.editing.embedding import EmbeddingSettings
+from helpers.editing.embedding import EmbeddingSettings, reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.inpainting import known_mask
 from helpers.editing.interpolation import SamplingSettings
-from helpers.editing.objective import reconstruction_loss
 from helpers.methods import methods_for
 from helpers.models import ModelFileError, published
 from helpers.models.latent_audio_model import LatentAudioModel

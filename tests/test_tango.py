@@ -24,12 +24,11 @@ from transformers import SpeechT5HifiGan
 
 from helpers import load_model
 from helpers.editing import PRESETS, EditSettings, Gap, NonRigidEdit, loading
-from helpers.editing.embedding import EmbeddingSettings, optimise_embedding
+from helpers.editing.embedding import EmbeddingSettings, optimise_embedding, reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings, finetune
 from helpers.editing.inpainting import sample_mask
 from helpers.editing.interpolation import SamplingSettings
 from helpers.editing.loading import memory_needed
-from helpers.editing.objective import reconstruction_loss
 from helpers.editing.optimisation import optimise
 from helpers.models import ModelFileError, model_names, published, tango
 from helpers.storage import Provenance, StorageError

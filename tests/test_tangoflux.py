@@ -15,11 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from helpers import load_model
 from helpers.editing import EditSettings, Gap, NonRigidEdit
-from helpers.editing.embedding import EmbeddingSettings
+from helpers.editing.embedding import EmbeddingSettings, reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings, tunable
 from helpers.editing.inpainting import known_mask
 from helpers.editing.interpolation import SamplingSettings, interpolate
-from helpers.editing.objective import reconstruction_loss
 from helpers.methods import methods_for
 from helpers.models import ModelFileError
 from helpers.models.latent_audio_model import Conditioning

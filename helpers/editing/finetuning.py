@@ -22,7 +22,7 @@ import torch
 from peft import LoraConfig, LoraModel
 from torch import Tensor, nn
 
-from helpers.editing.objective import reconstruction_loss
+from helpers.editing.embedding import reconstruction_loss
 from helpers.editing.optimisation import TrainingSettings, check_settings, optimise
 from helpers.models.latent_audio_model import (
     Conditioning,

@@ -58,7 +58,7 @@ FAULTS = {
     ),
     "05": Fault(
         "the loss counts the gap",
-        "editing/objective.py",
+        "editing/embedding.py",
         "(error * mask).sum() / (mask.sum() * batch_size)",
         "error.mean()",
     ),
