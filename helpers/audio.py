@@ -62,7 +62,7 @@ SUFFIXES = (
 # FFmpeg's names of these containers.  Others, such as playlists, could make it open other files.
 CONTAINERS = "wav,w64,aiff,au,caf,flac,mp3,aac,ac3,amr,ogg,mov,matroska,asf,wv"
 # How a header begins, and what in it, from where on, makes libsndfile read to the end.
-UNMEASURED = ((b".snd", 8, b"\xff" * 4), (b"RF64", 0, b"RIFF"))
+UNMEASURED = {b".snd": (8, b"\xff" * 4), b"RF64": (0, b"RIFF")}
 BLOCK = 2**16  # samples read at once
 WARM_UP = 1.0  # seconds that a decoder is given before the part that is wanted
 LONGEST_JUMP = 0.05  # seconds between two decoded frames that are no damage yet
@@ -201,13 +201,19 @@ class Clip:
         AudioError
             If it is empty, not finite, silent, shorter than 0.25 s or longer than 10.24 s.
         """
-        mono = _resampled(main_channel(waveform, name), sample_rate, name)
+        mono = main_channel(waveform, name)
+        _check_rate(sample_rate, name)
+        if sample_rate != SAMPLE_RATE:
+            mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=SAMPLE_RATE)
+        _check_length(len(mono), name)
         if len(mono) > CLIP_SAMPLES:
             raise AudioError(
                 f"{name} is longer than the {CLIP_SECONDS} s that a clip holds: take a part of it, "
                 "from a start in seconds."
             )
-        return cls(_normalised(mono, name), name, _as_it_came(waveform, sample_rate))
+        mono = mono - mono.mean()
+        mono = (mono * _gain(float(np.abs(mono).max()), name)).astype(np.float32)
+        return cls(mono, name, _as_it_came(waveform, sample_rate))
 
 
 def load_clip(path: str | Path, start: float | None = None, seconds: float | None = None) -> Clip:
@@ -461,23 +467,19 @@ def match_loudness(clips: list[Clip], lufs: float = LISTENING_LUFS) -> list[Clip
     for clip in clips:
         loudness = meter.integrated_loudness(clip.padded)
         gains.append(10 ** ((lufs - loudness) / 20) if np.isfinite(loudness) else 1.0)
-    peak = max(
-        gain * float(np.abs(clip.sound.samples).max())
-        for gain, clip in zip(gains, clips, strict=True)
-    )
+    peak = max(g * float(np.abs(c.sound.samples).max()) for g, c in zip(gains, clips, strict=True))
     common = min(1.0, 0.98 / peak) if peak > 0 else 1.0
 
-    def louder(samples: np.ndarray, gain: float) -> np.ndarray:
-        return (samples * gain * common).astype(np.float32)
+    def matched(clip: Clip, gain: float) -> Clip:
+        def louder(samples: np.ndarray) -> np.ndarray:
+            return (samples * gain * common).astype(np.float32)
 
-    return [
-        Clip(
-            louder(clip.waveform, gain),
-            clip.name,
-            clip.recording and Sound(louder(clip.sound.samples, gain), clip.sound.sample_rate),
-        )
-        for gain, clip in zip(gains, clips, strict=True)
-    ]
+        recording = clip.recording
+        if recording is not None:
+            recording = Sound(louder(recording.samples), recording.sample_rate)
+        return Clip(louder(clip.waveform), clip.name, recording)
+
+    return [*map(matched, clips, gains)]
 
 
 def _check_file(path: Path) -> None:
@@ -547,18 +549,16 @@ class _Unmeasured(io.FileIO):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.beginning = self.read(4)
+        self.place, self.unknown = UNMEASURED.get(self.read(4), (0, b""))
         self.seek(0)
 
     def readinto(self, buffer: WriteableBuffer, /) -> int:
         """Read on, and leave the length out."""
         first = self.tell()
         count = super().readinto(buffer)
-        for mark, place, unknown in UNMEASURED:
-            if self.beginning == mark:
-                for i, byte in enumerate(unknown, place - first):
-                    if 0 <= i < count:
-                        memoryview(buffer)[i : i + 1] = bytes([byte])
+        for i, byte in enumerate(self.unknown, self.place - first):
+            if 0 <= i < count:
+                memoryview(buffer)[i : i + 1] = bytes([byte])
         return count
 
 
@@ -640,15 +640,6 @@ def _text(path: str | Path) -> str:
     return str(path).encode("utf-8", "replace").decode()
 
 
-def _resampled(mono: np.ndarray, sample_rate: float, name: str) -> np.ndarray:
-    """Bring samples to 16 kHz, or raise an AudioError."""
-    _check_rate(sample_rate, name)
-    if sample_rate != SAMPLE_RATE:
-        mono = librosa.resample(mono, orig_sr=sample_rate, target_sr=SAMPLE_RATE)
-    _check_length(len(mono), name)
-    return mono
-
-
 def _check_rate(sample_rate: float, name: str) -> None:
     if not 1_000 <= sample_rate <= 768_000:
         raise AudioError(f"{name} has a sample rate of {sample_rate:g} Hz: use 1 to 768 kHz.")
@@ -671,11 +662,6 @@ def _as_it_came(waveform: np.ndarray, sample_rate: float) -> Sound | None:
     centred = np.nan_to_num(centred, posinf=0, neginf=0)
     loud = centred * (PEAK / np.abs(centred).max())
     return Sound(loud.astype(np.float32), round(sample_rate))
-
-
-def _normalised(mono: np.ndarray, name: str) -> np.ndarray:
-    mono = mono - mono.mean()
-    return (mono * _gain(float(np.abs(mono).max()), name)).astype(np.float32)
 
 
 def _gain(peak: float, name: str) -> float:

@@ -17,14 +17,13 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pooch
 import requests
-from tqdm.auto import tqdm
 
 MIRROR_VARIABLE = "AUDIO_EDITING_DATA"
 CACHE_VARIABLE = "AUDIO_EDITING_CACHE"
@@ -169,21 +168,6 @@ class Registry:
             raise DataError(f"{MIRROR_VARIABLE} names {folder}, which is no folder: correct it.")
         path = folder / self.name / recording.path
         return _verified(path, recording) if path.is_file() else self._download(recording)
-
-    def fetch_all(
-        self, recordings: Iterable[Recording] | None = None, progress: bool = True
-    ) -> list[Path]:
-        """Fetch several recordings, all of the registry's by default, in order.
-
-        Called again after an interruption it goes on where it stopped.
-
-        Raises
-        ------
-        DataError
-            As ``fetch`` does, at the first recording that fails.
-        """
-        chosen = list(self.recordings if recordings is None else recordings)
-        return [self.fetch(r) for r in tqdm(chosen, desc=self.name, disable=not progress)]
 
     def _download(self, recording: Recording) -> Path:
         name = f"{self.name}/{recording.path}"

@@ -61,70 +61,54 @@ def explore(
     if not sliders:
         raise ValueError("There is no slider to move: give at least one.")
     controls = {name: _control(name, slider) for name, slider in sliders.items()}
-    return _Explorer(render, controls, reference).box
+    finished: OrderedDict[tuple, tuple[str, bytes]] = OrderedDict()
+    lock = Lock()  # recent front ends handle widgets beside the running cell
+    status, sounds = HTML(), HTML()
+    picture = Image(format="png", layout=Layout(width="100%", max_width="900px"))
+    box = VBox([VBox([*controls.values()]), status, sounds, picture])
+    parts = ("sliders", "status", "players", "picture")
+    for widget, part in zip(box.children, parts, strict=True):
+        widget.add_class(f"explorer-{part}")
+
+    def say(text: str) -> None:  # a status line is announced by screen readers
+        status.value = f'<span role="status">{escape(text)}</span>'
+
+    def follow(change: object = None) -> None:
+        with lock:
+            values = {name: control.value for name, control in controls.items()}
+            key, told = tuple(values.values()), "from the cache"
+            if key not in finished:
+                say("rendering …")
+                start = time.perf_counter()
+                try:
+                    finished[key] = _page(render(**values), reference)
+                except Exception as error:
+                    say(f"this did not work: {_sentence(error)}")
+                    return
+                told = f"done in {time.perf_counter() - start:.1f} s"
+            finished.move_to_end(key)
+            if len(finished) > KEPT:
+                finished.popitem(last=False)
+            sounds.value, picture.value = finished[key]
+            say(told)
+
+    for control in controls.values():
+        control.observe(follow, "value")
+    follow()
+    return box
 
 
-class _Explorer:
-    """What happens when a slider moves."""
-
-    def __init__(
-        self,
-        render: Callable[..., Clip | list[Clip]],
-        controls: dict[str, ValueWidget],
-        reference: Clip,
-    ) -> None:
-        self.render = render
-        self.controls = controls
-        self.reference = reference
-        self.finished: OrderedDict[tuple, tuple[str, bytes]] = OrderedDict()
-        self.lock = Lock()  # recent front ends handle widgets beside the running cell
-        self.status = HTML()
-        self.players = HTML()
-        self.picture = Image(format="png", layout=Layout(width="100%", max_width="900px"))
-        self.box = VBox([VBox([*controls.values()]), self.status, self.players, self.picture])
-        for widget, name in zip(
-            self.box.children, ("sliders", "status", "players", "picture"), strict=True
-        ):
-            widget.add_class(f"explorer-{name}")
-        for control in controls.values():
-            control.observe(self.follow, "value")
-        self.follow()
-
-    def follow(self, change: object = None) -> None:
-        """Show the result for the sliders' values."""
-        with self.lock:
-            values = {name: control.value for name, control in self.controls.items()}
-            key = tuple(values.values())
-            if key in self.finished:
-                self.finished.move_to_end(key)
-                self.show(key, "from the cache")
-                return
-            self.say("rendering …")
-            start = time.perf_counter()
-            try:
-                self.finished[key] = self.rendered(values)
-            except Exception as error:
-                self.say(f"this did not work: {_sentence(error)}")
-                return
-            if len(self.finished) > KEPT:
-                self.finished.popitem(last=False)
-            self.show(key, f"done in {time.perf_counter() - start:.1f} s")
-
-    def rendered(self, values: dict) -> tuple[str, bytes]:
-        """Players as HTML and spectrograms as PNG, the reference first."""
-        results = self.render(**values)
-        clips = [self.reference, *([results] if isinstance(results, Clip) else results)]
-        titles = [f"source: {self.reference.name}", *(clip.name for clip in clips[1:])]
-        return str(players(clips, titles).data), _png(clips, titles)
-
-    def show(self, key: tuple, status: str) -> None:
-        """Put a finished result on the page, the status last."""
-        self.players.value, self.picture.value = self.finished[key]
-        self.say(status)
-
-    def say(self, status: str) -> None:
-        """Write the status line, which screen readers announce."""
-        self.status.value = f'<span role="status">{escape(status)}</span>'
+def _page(results: Clip | list[Clip], reference: Clip) -> tuple[str, bytes]:
+    """Players as HTML and spectrograms as PNG, the reference first."""
+    clips = [reference, *([results] if isinstance(results, Clip) else results)]
+    titles = [f"source: {reference.name}", *(clip.name for clip in clips[1:])]
+    figure = spectrograms(clips, titles)
+    try:
+        file = io.BytesIO()
+        figure.savefig(file, format="png")
+    finally:
+        plt.close(figure)
+    return str(players(clips, titles).data), file.getvalue()
 
 
 def _control(name: str, slider: ValueWidget | tuple[Sequence, object]) -> ValueWidget:
@@ -148,16 +132,6 @@ def _control(name: str, slider: ValueWidget | tuple[Sequence, object]) -> ValueW
 
 def _label(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _png(clips: list[Clip], titles: list[str]) -> bytes:
-    figure = spectrograms(clips, titles)
-    try:
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-    finally:
-        plt.close(figure)
-    return file.getvalue()
 
 
 def _sentence(error: Exception) -> str:
