@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -325,7 +325,8 @@ class Provenance:
 
     def __post_init__(self) -> None:
         """Bring the settings to what JSON gives back, so that reading and writing change none."""
-        object.__setattr__(self, "settings", _flat(self.settings))
+        settings = json.loads(json.dumps(_flat(self.settings), default=_plain))
+        object.__setattr__(self, "settings", settings)
 
     def __hash__(self) -> int:
         """Hash what is compared."""
@@ -456,11 +457,7 @@ def content_hash(value: object) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that compute."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
 class _Raw(io.FileIO):
@@ -557,7 +554,7 @@ def _bytes(array: Tensor | np.ndarray) -> memoryview:
 
 
 def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Give settings dotted names and values that JSON knows."""
+    """Give settings dotted names."""
     flat: dict[str, object] = {}
     for name, value in settings.items():
         if is_dataclass(value) and not isinstance(value, type):
@@ -565,18 +562,12 @@ def _flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]
         if isinstance(value, Mapping):
             flat |= _flat(value, f"{prefix}{name}." if name else prefix)
         else:
-            flat[prefix + name] = _plain(value)
+            flat[prefix + name] = value
     return flat
 
 
 def _plain(value: object) -> object:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return str(value)
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _said(value: object) -> str:

@@ -137,13 +137,8 @@ def optimise_embedding(
         parameters,
         loss,
         description="Step 1, embedding",
-        subject={
-            "recording": [latent],
-            "gap": [mask],
-            "prompt": [*target.embeddings, *target.masks],
-        },
         checkpoint=checkpoint,
         progress=progress,
-        **settings.on(model),
+        **settings.on(model, latent, mask, prompt=target),
     )
     return EmbeddingResult(target.replace_embeddings(parameters).detach(), losses)

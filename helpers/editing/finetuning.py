@@ -177,15 +177,10 @@ def finetune(
         list(parameters.values()),
         loss,
         description="Step 2, fine-tuning",
-        subject={
-            "recording": [latent],
-            "gap": [mask],
-            "embedding": [*conditioning.embeddings, *conditioning.masks],
-        },
         checkpoint=checkpoint,
         progress=progress,
         each_step=keep_weights,
-        **settings.on(model),
+        **settings.on(model, latent, mask, embedding=conditioning),
     )
     for parameter in parameters.values():
         parameter.requires_grad_(False)

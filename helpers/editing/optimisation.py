@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from helpers.models.latent_audio_model import (
+    Conditioning,
     LatentAudioModel,
+    OutOfMemory,
     explain_memory_errors,
-    is_out_of_memory,
 )
 from helpers.storage import (
     Provenance,
@@ -204,14 +205,22 @@ class TrainingSettings:
         whole = {"steps": (Integral, 0), "batch_size": (Integral, 1), "seed": (Integral, 0)}
         check_settings(self, learning_rate=(Real, 0), **whole)
 
-    def on(self, model: LatentAudioModel) -> dict[str, Any]:
-        """Return what :func:`optimise` is told of a run with these settings on a model."""
+    def on(
+        self,
+        model: LatentAudioModel,
+        latent: Tensor,
+        mask: Tensor | None,
+        **conditionings: Conditioning,
+    ) -> dict[str, Any]:
+        """Return what :func:`optimise` is told of a run with these settings on a latent."""
         settings = {"": self, "precision": model.dtype, "schedule": model.schedule}
+        described = {name: [*e.embeddings, *e.masks] for name, e in conditionings.items()}
         return {
             "steps": self.steps,
             "learning_rate": self.learning_rate,
             "seed": self.seed,
             "provenance": Provenance(model.weights, settings),
+            "subject": {"recording": [latent], "gap": [mask]} | described,
             "scale_loss": model.dtype == torch.float16,
         }
 
@@ -311,35 +320,31 @@ class _Checkpoint:
         """Resume a run, if it has been saved; say what is wrong with what has been."""
         if not self.path.exists():
             return False
-        with self._reading(run), open_checked(self.path) as file:
-            state = torch.load(file, map_location="cpu", weights_only=True)
-            saved = Provenance.from_dict(state["made from"])
-            differences = saved.differences(self.provenance)
-            for name, tensors in self.subject.items():
-                if not _agree(state["subject"].get(name, ()), tensors):
-                    differences.append(f"another {name}")
+        try:
+            with explain_memory_errors(run.description), open_checked(self.path) as file:
+                state = torch.load(file, map_location="cpu", weights_only=True)
+                self._compare(state)
+                run.resume(state)
+        except (CheckpointError, OutOfMemory):
+            raise
+        except Exception as error:  # whatever a damaged file makes of reading it
+            raise CheckpointError(
+                f"{self.path} is damaged or cannot be read as a checkpoint of {run.description}: "
+                "delete it."
+            ) from error
+        return True
+
+    def _compare(self, state: dict) -> None:
+        """Refuse what was made from something else."""
+        differences = Provenance.from_dict(state["made from"]).differences(self.provenance)
+        for name, tensors in self.subject.items():
+            if not _agree(state["subject"].get(name, ()), tensors):
+                differences.append(f"another {name}")
         if differences:
             raise CheckpointError(
                 f"{self.path} belongs to another run, {sentence(differences)}: delete it or name "
                 "another file."
             )
-        with self._reading(run):
-            run.resume(state)
-        return True
-
-    @contextmanager
-    def _reading(self, run: _Run) -> Iterator[None]:
-        """Turn whatever a damaged file makes of reading, and too little memory, into a sentence."""
-        with explain_memory_errors(run.description):
-            try:
-                yield
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                raise CheckpointError(
-                    f"{self.path} is damaged or cannot be read as a checkpoint of "
-                    f"{run.description}: delete it."
-                ) from error
 
 
 def _agree(saved: Sequence[Tensor], present: Sequence[Tensor]) -> bool:

@@ -1,14 +1,15 @@
 """What the pocket model's twenty-six classes are called in words.
 
-The words are in ``data/sounds/vocabulary.json``. `phrases` become training captions. `paraphrases`
-never do: they ask whether a prompt in other words is understood as well. A second list of such
-prompts, ``held_out.json``, was written by somebody who knew only the classes' names; nothing but
-the model's report opens it.
+The words are in ``data/sounds/vocabulary.json``, the sentences around them in ``captions.json``.
+`phrases` become training captions. `paraphrases` never do: they ask whether a prompt in other words
+is understood as well. A second list of such prompts, ``held_out.json``, was written by somebody who
+knew only the classes' names; nothing but the model's report opens it.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -36,43 +37,20 @@ class Words:
     paraphrases: tuple[str, ...]
 
 
-def _read() -> dict[str, Words]:
-    table = json.loads(data_path("sounds", "vocabulary.json").read_text(encoding="utf-8"))
-    return {
-        label: Words(words["phrases"][0], tuple(words["phrases"]), tuple(words["paraphrases"]))
-        for label, words in table.items()
-    }
+def _read(name: str) -> dict[str, Any]:
+    return json.loads(data_path("sounds", f"{name}.json").read_text(encoding="utf-8"))
 
 
-VOCABULARY = _read()
+VOCABULARY = {
+    label: Words(words["phrases"][0], tuple(words["phrases"]), tuple(words["paraphrases"]))
+    for label, words in _read("vocabulary").items()
+}
 LABELS = tuple(VOCABULARY)
 
-SINGLE = (
-    "{}",
-    "{}",
-    "sound of {}",
-    "the sound of {}",
-    "sounds of {}",
-    "{} can be heard",
-    "a recording of {}",
-)
-FAR = "{} in the distance"
-REPEATED = frozenset({"dog_bark", "church_bell", "phone_ringing", "door_knock", "car_horn", "duck"})
-TIMES = ("several times", "repeatedly", "again and again", "a few times")
-FIRST_TWO = {
-    "background": (
-        "{} with {} in the background",
-        "{}, and {} in the background",
-        "{} with {} far in the background",
-    ),
-    "sequence": ("{} followed by {}", "{}, then {}", "{} and then {}", "first {}, then {}"),
-    "mixture": ("{} while {}", "{} and {}", "{} together with {}", "{} with {}", "{} plus {}"),
-}
-THIRD = {
-    "background": ("{} and {}",),
-    "sequence": ("{} followed by {}", "{}, then {}", "{}, and finally {}"),
-    "mixture": ("{} and {}", "{}, and also {}"),
-}
+# How phrases are put into sentences; a phrase of what is REPEATED may be told how often.
+_CAPTIONS = _read("captions")
+SINGLE, FAR, TIMES = _CAPTIONS["single"], _CAPTIONS["far"], _CAPTIONS["times"]
+REPEATED, FIRST_TWO, THIRD = _CAPTIONS["repeated"], _CAPTIONS["first_two"], _CAPTIONS["third"]
 
 
 def _pick(options: Sequence[str], rng: np.random.Generator) -> str:
