@@ -154,7 +154,8 @@ def optimise(
 
 def is_number(value: object) -> TypeGuard[float]:
     """Tell whether a value is a finite number."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and (isinstance(value, Integral) or math.isfinite(value))
 
 
 def check_settings(settings: object, **ranges: tuple[type, float]) -> None:
