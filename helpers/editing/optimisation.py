@@ -154,8 +154,9 @@ def optimise(
 
 def is_number(value: object) -> TypeGuard[float]:
     """Tell whether a value is a finite number."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and (isinstance(value, Integral) or math.isfinite(value))
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return isinstance(value, Integral) or math.isfinite(value)
 
 
 def check_settings(settings: object, **ranges: tuple[type, float]) -> None:
