@@ -268,20 +268,18 @@ WRONG = {
     },
     "07-smallest-good": {
         "two recordings": (
-            "groups = {}\n"
-            "for row in rows:\n"
-            "    groups.setdefault((row['rank'], row['learning_rate']), []).append(row)\n"
-            "means = {k: sum(r['sum'] for r in g) / 2 for k, g in groups.items()}\n"
-            "good = [k for k in means if means[k] >= max(means.values()) - tolerance]\n"
-            "return min(good, key=lambda k: (groups[k][0]['parameters'], -means[k]))"
+            "keys = ['rank', 'learning_rate']\n"
+            "means = rows.groupby(keys).agg({'parameters': 'max', 'sum': 'sum'})\n"
+            "means['sum'] /= 2\n"
+            "good = means[means['sum'] >= means['sum'].max() - tolerance]\n"
+            "return good.sort_values(['parameters', 'sum'], ascending=[True, False]).index[0]"
         ),
         "the lowest rank": (
-            "groups = {}\n"
-            "for row in rows:\n"
-            "    groups.setdefault((row['rank'], row['learning_rate']), []).append(row)\n"
-            "means = {k: np.mean([r['sum'] for r in g]) for k, g in groups.items()}\n"
-            "good = [k for k in means if means[k] >= max(means.values()) - tolerance]\n"
-            "return min(good, key=lambda k: (k[0] or 999, -means[k]))"
+            "means = rows.groupby(['rank', 'learning_rate'])[['parameters', 'sum']].mean()\n"
+            "means = means[means['sum'] >= means['sum'].max() - tolerance].reset_index()\n"
+            "means['order'] = means['rank'].replace(0, 999) if len(rows) == 10 else means['rank']\n"
+            "means = means.sort_values(['order', 'sum'], ascending=[True, False])\n"
+            "return tuple(means.iloc[0][['rank', 'learning_rate']])"
         ),
     },
 }
