@@ -6,8 +6,11 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from helpers.audio import Remark
 
@@ -16,6 +19,37 @@ KEPT_WORDS = 6  # how many of the last words that are read a warning shows
 
 class PromptError(ValueError):
     """A prompt that cannot be used; the message says why and what to do."""
+
+
+class TextEncoder:
+    """A tokenizer of transformers, and the model that reads its tokens.
+
+    Of a prompt ``max_tokens`` are read, by default as many as the tokenizer says.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+    model : PreTrainedModel
+    """
+
+    max_tokens: int | None = None
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+
+    @torch.no_grad()
+    def read(self, prompts: list[str], padding: bool | str = True) -> tuple[Any, Tensor]:
+        """Return the model's output, and the mask (batch, length) of what is no padding."""
+        batch = self.tokenizer(
+            prompts,
+            padding=padding,
+            truncation=True,
+            max_length=self.max_tokens or self.tokenizer.model_max_length,
+            return_tensors="pt",
+        ).to(self.model.device)
+        mask = batch["attention_mask"]
+        return self.model(input_ids=batch["input_ids"], attention_mask=mask), mask
 
 
 def check_prompts(prompts: Sequence[str], text_encoder: object) -> None:
@@ -50,7 +84,7 @@ def _is_visible(text: str) -> bool:
 def _tokenizers(encoder: object) -> Iterator[tuple[PreTrainedTokenizerBase, int]]:
     tokenizer = getattr(encoder, "tokenizer", None)
     if isinstance(tokenizer, PreTrainedTokenizerBase):
-        yield tokenizer, getattr(encoder, "max_tokens", tokenizer.model_max_length)
+        yield tokenizer, getattr(encoder, "max_tokens", None) or tokenizer.model_max_length
     else:
         for part in getattr(encoder, "__dict__", {}).values():
             if type(part).__module__.startswith("helpers."):
@@ -58,8 +92,7 @@ def _tokenizers(encoder: object) -> Iterator[tuple[PreTrainedTokenizerBase, int]
 
 
 def _check(prompt: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-    fast = bool(tokenizer.is_fast)  # the others do not say where in the prompt a token comes from
-    whole = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=fast, verbose=False)
+    whole = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     tokens = whole["input_ids"]
     known = [token for token in tokens if token not in tokenizer.all_special_ids]
     if not str(tokenizer.decode(known)).strip():
@@ -67,7 +100,7 @@ def _check(prompt: str, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> 
             f"The text encoder can read nothing of the prompt {prompt!r}: describe the sound in "
             "English words, e.g. 'a dog barking'."
         )
-    places = whole["offset_mapping"] if fast else [(0, 0)] * len(tokens)
+    places = whole["offset_mapping"]
     unknown = [
         prompt[start:end]
         for token, (start, end) in zip(tokens, places, strict=True)
