@@ -15,12 +15,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.models.latent_audio_model import (
-    Conditioning,
-    LatentAudioModel,
-    OutOfMemory,
-    is_out_of_memory,
-)
+from helpers.models.latent_audio_model import LatentAudioModel, OutOfMemory, is_out_of_memory
 
 FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio", "tangoflux")  # files
 
@@ -156,15 +151,3 @@ def find_device(name: torch.device | str | None = None) -> torch.device:
         there = " or ".join([*found, "cpu"]) if found else "cpu (there is no GPU)"
         raise ValueError(f"The device {str(name)!r} cannot be used here: take {there}.") from error
     return device
-
-
-__all__ = [
-    "FAMILIES",
-    "Conditioning",
-    "Family",
-    "LatentAudioModel",
-    "ModelFileError",
-    "find_device",
-    "find_family",
-    "model_names",
-]

@@ -22,6 +22,8 @@ The text encoders stay on the CPU in float32: they run once per prompt.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, AutoencoderKL
 from torch import Tensor
@@ -48,6 +50,7 @@ REPOSITORIES = {
 }
 
 
+@dataclass(eq=False)
 class TwoStreamText:
     """CLAP, T5, the projection and GPT-2: a prompt becomes two streams of tokens.
 
@@ -59,17 +62,10 @@ class TwoStreamText:
     language_model : GPT2Model
     """
 
-    def __init__(
-        self,
-        clap: ClapText,
-        t5: T5Text,
-        projection: AudioLDM2ProjectionModel,
-        language_model: GPT2Model,
-    ) -> None:
-        self.clap = clap
-        self.t5 = t5
-        self.projection = projection
-        self.language_model = language_model
+    clap: ClapText
+    t5: T5Text
+    projection: AudioLDM2ProjectionModel
+    language_model: GPT2Model
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embed prompts; float32 (batch, 8, GPT-2's width) and (batch, length, T5's width)."""

@@ -25,11 +25,11 @@ SCHEDULER = "scheduler/scheduler_config.json"
 BETAS = {"num_train_timesteps", "beta_start", "beta_end", "beta_schedule"}
 
 
+@dataclass(frozen=True)
 class AnyPrompt:
     """A text encoder to which every prompt is the same one."""
 
-    def __init__(self, prompt: Conditioning) -> None:
-        self.prompt = prompt
+    prompt: Conditioning
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Return the prompt as often as there are prompts."""

@@ -15,7 +15,7 @@ prompt.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from transformers import T5EncoderModel
 
 from helpers.models import ModelFileError
 from helpers.models.diffusers_folder import DiffusersFolder, Part
@@ -84,6 +84,7 @@ class StableAudioDenoiser(StableAudioDiTModel):
         )
 
 
+@dataclass(eq=False)
 class TimedText(TextEncoder):
     """T5 and the projections: a prompt becomes tokens, and a length in seconds others.
 
@@ -94,14 +95,7 @@ class TimedText(TextEncoder):
     projection : StableAudioProjectionModel
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        model: T5EncoderModel,
-        projection: StableAudioProjectionModel,
-    ) -> None:
-        super().__init__(tokenizer, model)
-        self.projection = projection
+    projection: StableAudioProjectionModel
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:

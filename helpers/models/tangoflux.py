@@ -18,7 +18,7 @@ prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioNumberConditioner
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from helpers.data import data_path
 from helpers.models import Family
@@ -122,6 +121,7 @@ class TangoFluxDenoiser(nn.Module):
         return Transformer2DModelOutput(sample=answer.transpose(1, 2))
 
 
+@dataclass(eq=False)
 class TimedText(TextEncoder):
     """FLAN-T5 and the length's layer: a prompt becomes tokens, and a length in seconds one.
 
@@ -133,15 +133,7 @@ class TimedText(TextEncoder):
     """
 
     max_tokens = MAX_TOKENS
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        model: T5EncoderModel,
-        duration: StableAudioNumberConditioner,
-    ) -> None:
-        super().__init__(tokenizer, model)
-        self.duration = duration
+    duration: StableAudioNumberConditioner
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embed prompts; tokens float32 (batch, length, width), zero where there is padding."""
