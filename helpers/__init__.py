@@ -9,7 +9,7 @@ from importlib import import_module
 
 _HOMES = {  # name: module
     "Clip": "audio",
-    "Conditioning": "models",
+    "Conditioning": "models.latent_audio_model",
     "NonRigidEdit": "editing.nonrigid",
     "cache_folder": "data",
     "foley_clip": "sounds.foley",

@@ -24,7 +24,7 @@ from helpers.editing.embedding import EmbeddingSettings, reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings, interpolate, sample
 from helpers.models import ModelFileError, audioldm, published
-from helpers.models.audioldm import FILES, blueprint, load_audioldm
+from helpers.models.audioldm import FILES
 from helpers.models.latent_audio_model import LatentAudioModel
 
 PROMPT = "a dog barking"
@@ -37,7 +37,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def audioldm_model(folder) -> LatentAudioModel:
-    return load_audioldm(folder)
+    return FILES.model(folder)
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ class TestFiles:
     def test_blueprint_reads_configurations_alone(self, copied):
         for path in copied.rglob("*.bin"):
             path.unlink()
-        model = blueprint(copied)
+        model = FILES.blueprint(copied)
         assert model.device.type == "meta"
         noisy = torch.zeros(1, *model.latent_shape, device="meta")
         assert model.predict(noisy, 1, model.embed_text(PROMPT)).shape == noisy.shape
@@ -234,31 +234,31 @@ class TestErrors:
             path.unlink()
         stem = name.removesuffix("pytorch_model.bin")
         with pytest.raises(ModelFileError, match=f"{stem}.* is missing: download"):
-            load_audioldm(copied)
+            FILES.model(copied)
 
     def test_truncated_pickle(self, copied):
         path = copied / "unet" / "diffusion_pytorch_model.bin"
         path.write_bytes(path.read_bytes()[:-5000])
         with pytest.raises(ModelFileError, match=r"unet/.*\.bin .* is cut short or damaged"):
-            load_audioldm(copied)
+            FILES.model(copied)
 
     def test_pickle_with_code(self, copied, tmp_path):
         torch.save(
             {"weight": Trap(tmp_path / "sprung")}, copied / "vae/diffusion_pytorch_model.bin"
         )
         with pytest.raises(ModelFileError, match="holds Python code, which is not run"):
-            load_audioldm(copied)
+            FILES.model(copied)
         assert not (tmp_path / "sprung").exists()
 
     def test_another_pipeline(self, copied):
         change(copied / "model_index.json", _class_name="StableDiffusionPipeline")
         with pytest.raises(ModelFileError, match="names a StableDiffusionPipeline, not a AudioLDM"):
-            load_audioldm(copied)
+            FILES.model(copied)
 
     def test_part_of_another_class(self, copied):
         change(copied / "model_index.json", text_encoder=["transformers", "CLIPTextModel"])
         with pytest.raises(ModelFileError, match="has CLIPTextModel as text_encoder"):
-            load_audioldm(copied)
+            FILES.model(copied)
 
     @pytest.mark.parametrize("part", ["unet", "text_encoder"])
     def test_weights_of_other_shapes(self, copied, part):
@@ -273,12 +273,12 @@ class TestErrors:
         del weights["text_projection.linear1.weight"]
         torch.save(weights, path)
         with pytest.raises(ModelFileError, match="lacks text_projection.linear1.weight, which"):
-            load_audioldm(copied)
+            FILES.model(copied)
 
     def test_vocoder_of_another_front_end(self, copied):
         change(copied / "vocoder" / "config.json", **VOCODER | {"sampling_rate": 48_000})
         with pytest.raises(ModelFileError, match="48000 Hz, 160 samples a frame"):
-            blueprint(copied)
+            FILES.blueprint(copied)
 
 
 class Trap:

@@ -26,7 +26,7 @@ from helpers.editing.embedding import EmbeddingSettings, reconstruction_loss
 from helpers.editing.finetuning import FinetuningSettings
 from helpers.editing.interpolation import SamplingSettings
 from helpers.models import ModelFileError, audioldm2
-from helpers.models.audioldm2 import FILES, blueprint, load_audioldm2
+from helpers.models.audioldm2 import FILES, REPOSITORIES
 from helpers.models.latent_audio_model import LatentAudioModel
 
 PROMPT = "a dog barking"
@@ -40,7 +40,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def audioldm2_model(folder) -> LatentAudioModel:
-    return load_audioldm2(folder)
+    return FILES.model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,7 @@ class TestFiles:
         assert not audioldm2.FAMILY.is_at_hand("audioldm2")
         with pytest.raises(ModelFileError, match="cvssp/audioldm2 is not in .* connect"):
             load_model("audioldm2")
-        commit = audioldm2.REVISIONS["cvssp/audioldm2"]
+        _, commit = REPOSITORIES["audioldm2"].split("@")
         add_to_hub_cache(tmp_path, "cvssp/audioldm2", folder, commit)
         assert audioldm2.FAMILY.is_at_hand("audioldm2")
         model = load_model("audioldm2", device="cpu", dtype=torch.bfloat16)
@@ -92,7 +92,7 @@ class TestFiles:
     def test_blueprint_reads_configurations_alone(self, copied):
         for path in copied.rglob("*.safetensors"):
             path.unlink()
-        model = blueprint(copied)
+        model = FILES.blueprint(copied)
         noisy = torch.zeros(1, *model.latent_shape, device="meta")
         assert model.predict(noisy, 1, model.embed_text(PROMPT)).shape == noisy.shape
 
@@ -264,28 +264,28 @@ class TestErrors:
     def test_missing_file(self, copied, name):
         (copied / name).unlink()
         with pytest.raises(ModelFileError, match=f"{name} is missing: download"):
-            load_audioldm2(copied)
+            FILES.model(copied)
 
     def test_truncated_safetensors(self, copied):
         path = copied / "unet" / "diffusion_pytorch_model.safetensors"
         path.write_bytes(path.read_bytes()[:-5000])
         with pytest.raises(ModelFileError, match=r"unet/.*\.safetensors .* is cut short or damage"):
-            load_audioldm2(copied)
+            FILES.model(copied)
 
     def test_another_pipeline(self, copied):
         change(copied / "model_index.json", _class_name="AudioLDMPipeline")
         with pytest.raises(ModelFileError, match="names a AudioLDMPipeline, not a AudioLDM2"):
-            load_audioldm2(copied)
+            FILES.model(copied)
 
     def test_text_to_speech_checkpoint(self, copied):
         change(copied / "model_index.json", text_encoder_2=["transformers", "VitsModel"])
         with pytest.raises(ModelFileError, match="has VitsModel as text_encoder_2, not T5Encoder"):
-            load_audioldm2(copied)
+            FILES.model(copied)
 
     def test_weights_of_other_shapes(self, copied):
         change(copied / "projection_model" / "config.json", text_encoder_dim=T5_WIDTH + 1)
         with pytest.raises(ModelFileError, match=r"projection_model/.* config.json"):
-            load_audioldm2(copied)
+            FILES.model(copied)
 
     def test_weights_that_are_not_all_there(self, copied):
         path = copied / "language_model" / "model.safetensors"
@@ -293,7 +293,7 @@ class TestErrors:
         del weights["ln_f.weight"]
         save_file(weights, path, {"format": "pt"})
         with pytest.raises(ModelFileError, match=r"lacks ln_f.weight, which its config.json"):
-            load_audioldm2(copied)
+            FILES.model(copied)
 
 
 def change(path: Path, **values) -> None:

@@ -337,5 +337,5 @@ def test_a_truncated_or_missing_file_is_refused(tmp_path):
     (tmp_path / "a.pt").write_bytes((tmp_path / "a.pt").read_bytes()[:2000])
     with pytest.raises(ModelFileError, match="cut short or damaged"):
         read_checkpoint(tmp_path / "a.pt", "state_dict")
-    with pytest.raises(ModelFileError, match="There is no checkpoint"):
+    with pytest.raises(ModelFileError, match="is missing: download"):
         read_checkpoint(tmp_path / "b.pt", "state_dict")

@@ -7,8 +7,7 @@ from published_audioldm import write_tiny_audioldm, write_tiny_audioldm2
 from published_layouts import write_tiny_text_encoder
 from tiny import tiny_model
 
-from helpers.models.audioldm import load_audioldm
-from helpers.models.audioldm2 import load_audioldm2
+from helpers.models import audioldm, audioldm2
 from helpers.models.minilm import load_minilm
 from helpers.models.prompts import PromptError, check_prompts
 from helpers.models.published import load_tokenizer
@@ -26,8 +25,8 @@ def encoders(tmp_path_factory):
     return {
         "pocket": load_minilm(),
         "tango": T5Text(t5, None),
-        "audioldm": load_audioldm(write_tiny_audioldm(folder / "audioldm")).text_encoder,
-        "audioldm2": load_audioldm2(write_tiny_audioldm2(folder / "audioldm2")).text_encoder,
+        "audioldm": audioldm.FILES.model(write_tiny_audioldm(folder / "audioldm")).text_encoder,
+        "audioldm2": audioldm2.FILES.model(write_tiny_audioldm2(folder / "audioldm2")).text_encoder,
     }
 
 

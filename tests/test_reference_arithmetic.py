@@ -477,7 +477,9 @@ def test_every_published_name_and_shape_maps_at_full_size(tmp_path, monkeypatch)
     assert len(autoencoder_shapes(VAE)) == len(model.vae.state_dict()) == 204
     assert len(model.text_encoder.model.encoder.block) == 24
     assert model.latent_shape == (8, 256, 16)
-    assert tango.file_sizes()["pytorch_model_vae.bin"] == 4 * (counts["vae"] + counts["vocoder"])
+    counts["text"] = sum(p.numel() for p in model.text_encoder.model.parameters())
+    assert tango.SIZES["pytorch_model_main.bin"] == 4 * (counts["unet"] + counts["text"])
+    assert tango.SIZES["pytorch_model_vae.bin"] == 4 * (counts["vae"] + counts["vocoder"])
 
 
 def write_full_size_configs(folder, monkeypatch):

@@ -36,7 +36,7 @@ from helpers.editing.interpolation import SamplingSettings
 from helpers.methods import methods_for
 from helpers.models import ModelFileError, published
 from helpers.models.latent_audio_model import LatentAudioModel
-from helpers.models.stable_audio import FILES, blueprint, load_stable_audio
+from helpers.models.stable_audio import FILES
 
 PROMPT = "a dog barking"
 SECONDS = 3.0
@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder) -> LatentAudioModel:
-    return load_stable_audio(folder)
+    return FILES.model(folder)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ class TestFiles:
         copied = shutil.copytree(folder, tmp_path / "copy")
         for path in copied.rglob("*.safetensors"):
             path.unlink()
-        planned = blueprint(copied)
+        planned = FILES.blueprint(copied)
         noisy = torch.zeros(1, *planned.latent_shape, device="meta")
         assert planned.predict(noisy, 1, planned.embed_text(PROMPT)).shape == noisy.shape
 
@@ -211,7 +211,7 @@ class TestFiles:
         path = copied / "scheduler" / "scheduler_config.json"
         path.write_text(json.dumps({"prediction_type": "epsilon"}))
         with pytest.raises(ModelFileError, match="is that of another model"):
-            load_stable_audio(copied)
+            FILES.model(copied)
 
     def test_the_licence_is_named_where_it_was_not_accepted(self, tmp_path, monkeypatch):
         response = type("Response", (), {"headers": {}, "request": None})()

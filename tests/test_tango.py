@@ -305,7 +305,7 @@ def test_weights_of_another_model_are_refused(hub, folder, name, change, complai
         (
             "vae_config.json",
             '{"ddconfig": {}, "embed_dim": 8, "scale_factor": 1}',
-            "has no attn_resolutions",
+            "has no ch",
         ),
         ("stft_config.json", json.dumps(STFT | {"hop_length": 256}), "another log-mel front end"),
     ],
@@ -428,7 +428,8 @@ def test_a_download_is_announced(empty_hub, monkeypatch, capsys, original):
 
 
 def test_the_text_encoder_s_revision_is_pinned():
-    assert tango.revision("google/flan-t5-large") == FLAN_T5_REVISION
+    pinned = published.PINNED["google/flan-t5-large"]
+    assert published.pinned(pinned) == ("google/flan-t5-large", FLAN_T5_REVISION)
 
 
 # what a preset needs

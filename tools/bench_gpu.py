@@ -348,7 +348,7 @@ def main(arguments: list[str] | None = None) -> int:
     device = torch.device("cuda")
     torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32, as in the paper's loop
     machine = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    config = json.loads((DATA / "tango_unet.json").read_text(encoding="utf-8"))
+    config = json.loads((DATA / "tango/unet/config.json").read_text(encoding="utf-8"))
     subject = random_subject(config, LATENT, device)
     print(f"{machine}\nStep 2 of the preset t4 within 15 GB:", " | ".join(cells(t4(subject, 5))))
     timings = time_all(subject, list(cases()), options.steps, options.minutes)

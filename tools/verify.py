@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import hashlib
 import platform
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -39,9 +37,9 @@ from helpers.editing.presets import PRESETS, EditSettings, preset
 from helpers.models import find_family, model_names
 from helpers.models.kinds import training_target
 from helpers.models.latent_audio_model import LatentAudioModel
-from helpers.models.published import read_weights
+from helpers.models.published import SHA256, pinned, read_weights
 from helpers.sounds.foley import synthesise
-from helpers.storage import output_folder, write_text
+from helpers.storage import content_hash, output_folder, write_text
 from tools.command import command
 
 ROOM = 2e6  # bytes that report and recordings take
@@ -204,9 +202,9 @@ def _check_files(report: Report, source: str) -> None:
         folder = data_path(source) if source in family.names else Path(source)
         origin = "a local folder"
     else:
-        wanted = family.revision(repository)
-        folder = Path(snapshot_download(repository, revision=wanted, local_files_only=True))
-        origin = f"{repository}, commit {folder.name}"
+        name, revision = pinned(repository)
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+        origin = f"{name}, commit {folder.name}"
     report.tables["Machine"].append(("weights from", origin))
     paths = [p for p in sorted(folder.rglob("*")) if p.suffix in (".bin", ".safetensors")]
     rows = [_file(folder, path) for path in paths]
@@ -224,10 +222,9 @@ def _check_files(report: Report, source: str) -> None:
 
 def _file(folder: Path, path: Path) -> tuple[str, ...]:
     """Name, size, hash, number of tensors, and whether the hub's cache calls it by that hash."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = content_hash(path)
     given = path.resolve().name  # a large file of the hub's cache is called by its SHA-256
-    if re.fullmatch("[0-9a-f]{64}", given):
+    if SHA256.fullmatch(given):
         verdict = "the same" if given == digest else "another"
     else:
         verdict = "not known"

@@ -15,12 +15,7 @@ from pathlib import Path
 
 import torch
 
-from helpers.models.latent_audio_model import (
-    Conditioning,
-    LatentAudioModel,
-    OutOfMemory,
-    is_out_of_memory,
-)
+from helpers.models.latent_audio_model import LatentAudioModel, OutOfMemory, is_out_of_memory
 
 FAMILIES = ("pocket", "tango", "audioldm", "audioldm2", "stable_audio", "tangoflux")  # files
 
@@ -36,18 +31,16 @@ class Family:
     Parameters
     ----------
     names : mapping of str to str or None
-        Of its models, each with the hub repository that holds it; None for what comes with the
-        project.
+        Of its models, each with the hub repository that holds it, and after an ``@`` the commit
+        that is used; None for what comes with the project.
     load : callable
         From a name or folder, a device and the UNet's dtype to a model.
     holds : callable
         Whether a folder is one of its models, by the small files in it.
     blueprint : callable, optional
         From a name or folder to a model on the meta device, from which its needs are computed.
-    is_at_hand : callable
-        Whether nothing large of that name or folder has to be downloaded.
-    revision : callable
-        From a repository to its commit, branch or tag that is used.
+    is_cached : callable
+        Whether all that is large of a repository is in the hub's cache.
     terms : str
         One sentence on who may have the weights and for what, said before they are downloaded.
     hashes : mapping of str to str
@@ -58,10 +51,14 @@ class Family:
     load: Callable[[str | Path, torch.device, torch.dtype], LatentAudioModel]
     holds: Callable[[Path], bool] = lambda folder: False
     blueprint: Callable[[str | Path], LatentAudioModel] | None = None
-    is_at_hand: Callable[[str | Path], bool] = lambda source: True
-    revision: Callable[[str], str] = lambda repository: "main"
+    is_cached: Callable[[str], bool] = lambda repository: True
     terms: str = ""
     hashes: Mapping[str, str] = field(default_factory=dict)
+
+    def is_at_hand(self, source: str | Path) -> bool:
+        """Whether nothing large of a name or folder has to be downloaded."""
+        repository = self.names.get(str(source))
+        return repository is None or self.is_cached(repository)
 
 
 def families() -> Iterator[Family]:
@@ -154,15 +151,3 @@ def find_device(name: torch.device | str | None = None) -> torch.device:
         there = " or ".join([*found, "cpu"]) if found else "cpu (there is no GPU)"
         raise ValueError(f"The device {str(name)!r} cannot be used here: take {there}.") from error
     return device
-
-
-__all__ = [
-    "FAMILIES",
-    "Conditioning",
-    "Family",
-    "LatentAudioModel",
-    "ModelFileError",
-    "find_device",
-    "find_family",
-    "model_names",
-]

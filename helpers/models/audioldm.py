@@ -10,113 +10,52 @@ The text encoder stays on the CPU in float32: it runs once per prompt.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
-
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import ClapTextModelWithProjection, PreTrainedTokenizerBase, SpeechT5HifiGan
+from transformers import ClapTextModelWithProjection, SpeechT5HifiGan
 
-from helpers.models import Family
 from helpers.models.diffusers_folder import DiffusersFolder, Part
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.parts import Parts, mel_model
+from helpers.models.prompts import TextEncoder
 
-CLASS_NAME = "AudioLDMPipeline"
-GUIDANCE_SCALE = 2.5
-REPOSITORIES = {
+REPOSITORIES = {  # no commit of them is known to us
     "audioldm": "cvssp/audioldm-s-full-v2",
     "audioldm-s-full-v2": "cvssp/audioldm-s-full-v2",
     "audioldm-m-full": "cvssp/audioldm-m-full",
     "audioldm-l-full": "cvssp/audioldm-l-full",
 }
-FILES = DiffusersFolder(
-    CLASS_NAME,
-    REPOSITORIES,
-    {},  # no commit of these repositories is known to us
-    parts={
-        "text_encoder": Part(ClapTextModelWithProjection, ClapTextModelWithProjection),
-        "unet": Part(UNet2DConditionModel, UNet2DConditionModel),
-        "vae": Part(AutoencoderKL, AutoencoderKL),
-        "vocoder": Part(SpeechT5HifiGan, SpeechT5HifiGan),
-    },
-    tokenizers=("tokenizer",),
-)
 
 
-class ClapText:
-    """CLAP's text tower: a prompt becomes one vector.
+class ClapText(TextEncoder):
+    """CLAP's text tower: a prompt becomes one vector."""
 
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-    model : ClapTextModelWithProjection
-    """
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, model: ClapTextModelWithProjection
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.model = model
-
-    @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embed prompts; pooled float32 (batch, width), of length 1."""
-        batch = self.tokenizer(
-            prompts,
-            padding=True,
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        output = self.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+        output, _ = self.read(prompts)
         return Conditioning(pooled=output.text_embeds)
 
 
-def load_audioldm(
-    source: str | Path = "audioldm",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> LatentAudioModel:
-    """Load AudioLDM.
+def build(parts: Parts) -> LatentAudioModel:
+    """Make AudioLDM of its parts."""
 
-    Parameters
-    ----------
-    source : str or Path
-        A name of :data:`REPOSITORIES`, whose files are taken from the hub's cache or fetched; or a
-        folder with the published files.
-    device : torch.device or str
-        Of everything but the text encoder, which stays on the CPU.
-    dtype : torch.dtype
-        Of the UNet.
+    def prompt() -> Conditioning:
+        width = parts.config("unet")["projection_class_embeddings_input_dim"]
+        return Conditioning(pooled=torch.ones(1, width))
 
-    Raises
-    ------
-    ModelFileError
-        If a file is missing, cut short, holds code or belongs to another model.
-    """
-    folder = FILES.files(source)
-    text = ClapText(
-        FILES.tokenizer(folder, "tokenizer"),
-        cast(ClapTextModelWithProjection, FILES.load(folder, "text_encoder")),
-    )
-    return FILES.model(source, folder, text, GUIDANCE_SCALE, device, dtype)
+    text = parts.text(lambda: ClapText(parts.get("tokenizer"), parts.get("text_encoder")), prompt)
+    return mel_model(parts, text, guidance_scale=2.5)
 
 
-def blueprint(source: str | Path = "audioldm") -> LatentAudioModel:
-    """AudioLDM on the meta device: every shape and no memory, for what is computed beforehand.
-
-    Parameters
-    ----------
-    source : str or Path
-        As for :func:`load_audioldm`; only the configurations are read, or fetched.
-    """
-    folder = FILES.configurations(source)
-    config: Any = FILES.build(folder, "unet").config
-    width = config.projection_class_embeddings_input_dim
-    prompt = Conditioning(pooled=torch.ones(1, width, device="meta"))
-    return FILES.blueprint(source, folder, prompt, GUIDANCE_SCALE)
-
-
-FAMILY = Family(
-    REPOSITORIES, load_audioldm, FILES.holds, blueprint, FILES.is_at_hand, FILES.revision
+FILES = DiffusersFolder(
+    "AudioLDMPipeline",
+    REPOSITORIES,
+    {
+        "text_encoder": Part(ClapTextModelWithProjection),
+        "unet": Part(UNet2DConditionModel),
+        "vae": Part(AutoencoderKL),
+        "vocoder": Part(SpeechT5HifiGan),
+    },
+    build,
 )
+FAMILY = FILES.family()

@@ -22,8 +22,7 @@ The text encoders stay on the CPU in float32: they run once per prompt.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from dataclasses import dataclass
 
 import torch
 from diffusers import AudioLDM2ProjectionModel, AudioLDM2UNet2DConditionModel, AutoencoderKL
@@ -37,43 +36,21 @@ from transformers import (
     T5EncoderModel,
 )
 
-from helpers.models import Family
 from helpers.models.audioldm import ClapText
 from helpers.models.diffusers_folder import DiffusersFolder, Part
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.parts import Parts, blank, mel_model
 from helpers.models.tango import T5Text
 
-CLASS_NAME = "AudioLDM2Pipeline"
-GUIDANCE_SCALE = 3.5
 GENERATED_STATES = 8
 REPOSITORIES = {
-    "audioldm2": "cvssp/audioldm2",
-    "audioldm2-large": "cvssp/audioldm2-large",
+    "audioldm2": "cvssp/audioldm2@c8e7e189d324425c05c4c2f81214041ef4107983",
+    "audioldm2-large": "cvssp/audioldm2-large@4b0b875a9e0c5305dfc917da808584e50e1c7ed4",
     "audioldm2-music": "cvssp/audioldm2-music",
 }
-REVISIONS = {
-    "cvssp/audioldm2": "c8e7e189d324425c05c4c2f81214041ef4107983",
-    "cvssp/audioldm2-large": "4b0b875a9e0c5305dfc917da808584e50e1c7ed4",
-}
-FILES = DiffusersFolder(
-    CLASS_NAME,
-    REPOSITORIES,
-    REVISIONS,
-    parts={
-        "text_encoder": Part(
-            ClapTextModelWithProjection, ClapModel, left_out=("audio_", "logit_scale")
-        ),
-        "text_encoder_2": Part(T5EncoderModel, T5EncoderModel),
-        "projection_model": Part(AudioLDM2ProjectionModel, AudioLDM2ProjectionModel),
-        "language_model": Part(GPT2Model, GPT2LMHeadModel),
-        "unet": Part(AudioLDM2UNet2DConditionModel, AudioLDM2UNet2DConditionModel),
-        "vae": Part(AutoencoderKL, AutoencoderKL),
-        "vocoder": Part(SpeechT5HifiGan, SpeechT5HifiGan),
-    },
-    tokenizers=("tokenizer", "tokenizer_2"),
-)
 
 
+@dataclass(eq=False)
 class TwoStreamText:
     """CLAP, T5, the projection and GPT-2: a prompt becomes two streams of tokens.
 
@@ -85,17 +62,10 @@ class TwoStreamText:
     language_model : GPT2Model
     """
 
-    def __init__(
-        self,
-        clap: ClapText,
-        t5: T5Text,
-        projection: AudioLDM2ProjectionModel,
-        language_model: GPT2Model,
-    ) -> None:
-        self.clap = clap
-        self.t5 = t5
-        self.projection = projection
-        self.language_model = language_model
+    clap: ClapText
+    t5: T5Text
+    projection: AudioLDM2ProjectionModel
+    language_model: GPT2Model
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embed prompts; float32 (batch, 8, GPT-2's width) and (batch, length, T5's width)."""
@@ -123,65 +93,38 @@ class TwoStreamText:
         return torch.cat(generated, dim=1)
 
 
-def load_audioldm2(
-    source: str | Path = "audioldm2",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> LatentAudioModel:
-    """Load AudioLDM 2.
+def build(parts: Parts) -> LatentAudioModel:
+    """Make AudioLDM 2 of its parts; any prompt of a plan has 32 T5 tokens."""
 
-    Parameters
-    ----------
-    source : str or Path
-        A name of :data:`REPOSITORIES`, whose files are taken from the hub's cache or fetched; or a
-        folder with the published files.
-    device : torch.device or str
-        Of everything but the text encoders, which stay on the CPU.
-    dtype : torch.dtype
-        Of the UNet.
-
-    Raises
-    ------
-    ModelFileError
-        If a file is missing, cut short, holds code or belongs to another model, such as one of the
-        text-to-speech checkpoints.
-    """
-    folder = FILES.files(source)
-    text = TwoStreamText(
-        ClapText(
-            FILES.tokenizer(folder, "tokenizer"),
-            cast(ClapTextModelWithProjection, FILES.load(folder, "text_encoder")),
-        ),
-        T5Text(
-            FILES.tokenizer(folder, "tokenizer_2"),
-            cast(T5EncoderModel, FILES.load(folder, "text_encoder_2")),
-        ),
-        cast(AudioLDM2ProjectionModel, FILES.load(folder, "projection_model")),
-        cast(GPT2Model, FILES.load(folder, "language_model")),
-    )
-    return FILES.model(source, folder, text, GUIDANCE_SCALE, device, dtype)
-
-
-def blueprint(source: str | Path = "audioldm2") -> LatentAudioModel:
-    """AudioLDM 2 on the meta device: every shape and no memory, for what is computed beforehand.
-
-    Parameters
-    ----------
-    source : str or Path
-        As for :func:`load_audioldm2`; only the configurations are read, or fetched.  Any prompt
-        then has 32 T5 tokens.
-    """
-    folder = FILES.configurations(source)
-    widths: Any = FILES.build(folder, "projection_model").config
-    lengths = {GENERATED_STATES: widths.langauge_model_dim, 32: widths.text_encoder_1_dim}
-    with torch.device("meta"):
-        prompt = Conditioning(
-            tuple(torch.zeros(1, length, width) for length, width in lengths.items()),
-            tuple(torch.ones(1, length) for length in lengths),
+    def text() -> TwoStreamText:
+        return TwoStreamText(
+            ClapText(parts.get("tokenizer"), parts.get("text_encoder")),
+            T5Text(parts.get("tokenizer_2"), parts.get("text_encoder_2")),
+            parts.get("projection_model"),
+            parts.get("language_model"),
         )
-    return FILES.blueprint(source, folder, prompt, GUIDANCE_SCALE)
+
+    def prompt() -> Conditioning:
+        widths = parts.config("projection_model")
+        gpt2, t5 = widths["langauge_model_dim"], widths["text_encoder_1_dim"]
+        return blank((GENERATED_STATES, gpt2), (32, t5))
+
+    return mel_model(parts, parts.text(text, prompt), guidance_scale=3.5)
 
 
-FAMILY = Family(
-    REPOSITORIES, load_audioldm2, FILES.holds, blueprint, FILES.is_at_hand, FILES.revision
+FILES = DiffusersFolder(
+    "AudioLDM2Pipeline",
+    REPOSITORIES,
+    {
+        "text_encoder": Part(ClapTextModelWithProjection, ClapModel, ("audio_", "logit_scale")),
+        "text_encoder_2": Part(T5EncoderModel),
+        "projection_model": Part(AudioLDM2ProjectionModel),
+        "language_model": Part(GPT2Model, GPT2LMHeadModel),
+        "unet": Part(AudioLDM2UNet2DConditionModel),
+        "vae": Part(AutoencoderKL),
+        "vocoder": Part(SpeechT5HifiGan),
+    },
+    build,
+    ("tokenizer", "tokenizer_2"),
 )
+FAMILY = FILES.family()

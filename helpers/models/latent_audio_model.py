@@ -21,7 +21,7 @@ from helpers.audio import CLIP_SAMPLES, SAMPLE_RATE, AudioError, Clip, Sound
 from helpers.models import kinds
 from helpers.models.kinds import NoiseSchedule
 from helpers.models.prompts import PromptError as PromptError
-from helpers.models.prompts import check_prompts
+from helpers.models.prompts import check_prompts, held
 from helpers.storage import Provenance, content_hash
 
 TERMINAL_SNR = ("as trained", "zero")
@@ -240,7 +240,7 @@ class LatentAudioModel:
     @property
     def weights(self) -> dict[str, str]:
         """SHA-256 of the contents of each part, for :class:`helpers.storage.Provenance`."""
-        text = dict.fromkeys(_modules_of(self.text_encoder))  # each once, in order
+        text = dict.fromkeys(held(self.text_encoder, nn.Module))  # each once, in order
         hashes = {name: content_hash(part) for name, part in self.parts.items()}
         return hashes | {"text encoder": content_hash(list(text))}
 
@@ -515,16 +515,6 @@ class LatentAudioModel:
             longest = self.clip_samples / self.sample_rate
             conditioning = self.timing(conditioning, longest if seconds is None else seconds)
         return conditioning.to(self.device, torch.float32)
-
-
-def _modules_of(encoder: object) -> Iterator[nn.Module]:
-    """All modules that a text encoder holds, itself or in its parts."""
-    if isinstance(encoder, nn.Module):
-        yield encoder
-    else:
-        for part in getattr(encoder, "__dict__", {}).values():
-            if isinstance(part, nn.Module) or type(part).__module__.startswith("helpers."):
-                yield from _modules_of(part)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

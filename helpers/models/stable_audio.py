@@ -15,9 +15,8 @@ prompt.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import wraps
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -25,18 +24,18 @@ from diffusers import AutoencoderOobleck, StableAudioDiTModel
 from diffusers.models.embeddings import get_1d_rotary_pos_embed
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.pipelines.stable_audio import StableAudioProjectionModel
-from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase, T5EncoderModel
+from torch import Tensor
+from transformers import T5EncoderModel
 
-from helpers.models import Family, ModelFileError
-from helpers.models.diffusers_folder import SCHEDULER, DiffusersFolder, Part
-from helpers.models.kinds import AngleSchedule, NoiseSchedule
+from helpers.models import ModelFileError
+from helpers.models.diffusers_folder import DiffusersFolder, Part
+from helpers.models.kinds import AngleSchedule
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.parts import SCHEDULER, Parts, blank, of_waveforms
+from helpers.models.prompts import TextEncoder
 from helpers.models.published import read_json
 
-CLASS_NAME = "StableAudioPipeline"
-GUIDANCE_SCALE = 7.0
-REPOSITORIES = {"stable-audio": "stabilityai/stable-audio-open-1.0"}
+REPOSITORIES = {"stable-audio": "stabilityai/stable-audio-open-1.0"}  # no commit is known to us
 TERMS = (
     "Stable Audio Open is given to those who accept its licence at "
     "https://huggingface.co/stabilityai/stable-audio-open-1.0 and log in with `hf auth login`."
@@ -85,21 +84,8 @@ class StableAudioDenoiser(StableAudioDiTModel):
         )
 
 
-FILES = DiffusersFolder(
-    CLASS_NAME,
-    REPOSITORIES,
-    {},  # no commit of it is known to us
-    parts={
-        "text_encoder": Part(T5EncoderModel, T5EncoderModel),
-        "projection_model": Part(StableAudioProjectionModel, StableAudioProjectionModel),
-        "transformer": Part(StableAudioDenoiser, StableAudioDiTModel),
-        "vae": Part(AutoencoderOobleck, AutoencoderOobleck),
-    },
-    tokenizers=("tokenizer",),
-)
-
-
-class TimedText:
+@dataclass(eq=False)
+class TimedText(TextEncoder):
     """T5 and the projections: a prompt becomes tokens, and a length in seconds others.
 
     Parameters
@@ -109,29 +95,13 @@ class TimedText:
     projection : StableAudioProjectionModel
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        model: T5EncoderModel,
-        projection: StableAudioProjectionModel,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.model = model
-        self.projection = projection
+    projection: StableAudioProjectionModel
 
     @torch.no_grad()
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embed prompts; tokens float32 (batch, 128, 768), zero where there is padding."""
-        batch = self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
-        mask = batch["attention_mask"]
-        states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-        states = self.projection(text_hidden_states=states).text_hidden_states
+        output, mask = self.read(prompts, padding="max_length")
+        states = self.projection(text_hidden_states=output.last_hidden_state).text_hidden_states
         return Conditioning((states * mask[..., None],), (mask,))
 
     @torch.no_grad()
@@ -153,105 +123,50 @@ def without_prompt(conditioning: Conditioning) -> Conditioning:
     return _timed(nothing, torch.zeros_like(seconds), ahead)
 
 
-def load_stable_audio(
-    source: str | Path = "stable-audio",
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> LatentAudioModel:
-    """Load Stable Audio Open.
-
-    Parameters
-    ----------
-    source : str or Path
-        A name of :data:`REPOSITORIES`, whose files are taken from the hub's cache or fetched, which
-        asks for an accepted licence and a login; or a folder with the published files.
-    device : torch.device or str
-        Of everything but the text encoder, which stays on the CPU.
-    dtype : torch.dtype
-        Of the denoiser.
-
-    Raises
-    ------
-    ModelFileError
-        If a file is missing, out of reach, cut short, holds code or belongs to another model.
-    """
-    folder = FILES.files(source)
-    text = TimedText(
-        FILES.tokenizer(folder, "tokenizer"),
-        cast(T5EncoderModel, FILES.load(folder, "text_encoder")),
-        cast(StableAudioProjectionModel, FILES.load(folder, "projection_model")),
-    )
-    model = _model(
-        str(source),
-        folder,
-        FILES.load(folder, "transformer", device, dtype),
-        FILES.load(folder, "vae", device),
-    )
-    return replace(model, text_encoder=text, timing=text.time)
-
-
-def blueprint(source: str | Path = "stable-audio") -> LatentAudioModel:
-    """Stable Audio on the meta device: every shape and no memory, for what is computed beforehand.
-
-    Parameters
-    ----------
-    source : str or Path
-        As for :func:`load_stable_audio`; only the configurations are read, or fetched.
-    """
-    folder = FILES.configurations(source)
-    config: Any = FILES.build(folder, "projection_model").config
-    width = config.conditioning_dim
-    with torch.device("meta"):
-        text = Conditioning((torch.zeros(1, 128, width),), (torch.ones(1, 128),))
-        prompt = _timed(text, torch.zeros(1, 2, width), torch.zeros(1, 1, 2 * width))
-    model = _model(
-        str(source), folder, FILES.build(folder, "transformer"), FILES.build(folder, "vae")
-    )
-    return replace(
-        model,
-        text_encoder=lambda prompts: prompt.repeat(len(prompts)),
-        timing=lambda conditioning, seconds: conditioning,
-    )
-
-
 def _timed(conditioning: Conditioning, seconds: Tensor, ahead: Tensor) -> Conditioning:
     given = {"seconds_hidden_states": seconds, "global_hidden_states": ahead}
     return replace(conditioning, given=given)
 
 
-def _model(name: str, folder: Path, denoiser: nn.Module, vae: nn.Module) -> LatentAudioModel:
-    """Put the parts together; the text encoder and its timing are still to come."""
-    scheduler = read_json(folder / SCHEDULER)
+def build(parts: Parts) -> LatentAudioModel:
+    """Make Stable Audio of its parts."""
+    path = parts.folder / SCHEDULER
+    scheduler = read_json(path)
     if any(scheduler.get(key, value) != value for key, value in NOISE.items()):
         raise ModelFileError(
-            f"{folder / SCHEDULER} is that of another model: it should say {NOISE}; download it "
-            "again."
+            f"{path} is that of another model: it should say {NOISE}; download it again."
         )
-    config: Any = denoiser.config
-    sound: Any = vae
-    frames = config.sample_size
+
+    def encoder() -> TimedText:
+        return TimedText(*map(parts.get, ("tokenizer", "text_encoder", "projection_model")))
+
+    def prompt() -> Conditioning:
+        width = parts.config("projection_model")["conditioning_dim"]
+        return _timed(blank((128, width)), torch.zeros(1, 2, width), torch.zeros(1, 1, 2 * width))
+
+    text, denoiser, vae = parts.text(encoder, prompt), parts.get("transformer"), parts.get("vae")
+    config = denoiser.config
     return LatentAudioModel(
-        name,
+        parts.name,
         denoiser,
         vae,
-        vocoder=None,
-        noise_schedule=cast(NoiseSchedule, AngleSchedule()),
-        text_encoder=cast(Any, None),
-        latent_shape=(config.in_channels, frames),
-        guidance_scale=GUIDANCE_SCALE,
-        sample_rate=sound.config.sampling_rate,
-        channels=sound.config.audio_channels,
-        clip_samples=frames * sound.hop_length,
+        text_encoder=text,
+        guidance_scale=7.0,
+        timing=text.time,
         unconditional_beside=without_prompt,
+        **of_waveforms(AngleSchedule(), vae, config.in_channels, config.sample_size),
     )
 
 
-FAMILY = Family(
+FILES = DiffusersFolder(
+    "StableAudioPipeline",
     REPOSITORIES,
-    load_stable_audio,
-    FILES.holds,
-    blueprint,
-    FILES.is_at_hand,
-    FILES.revision,
-    terms=TERMS,
+    {
+        "text_encoder": Part(T5EncoderModel),
+        "projection_model": Part(StableAudioProjectionModel),
+        "transformer": Part(StableAudioDenoiser, StableAudioDiTModel),
+        "vae": Part(AutoencoderOobleck),
+    },
+    build,
 )
+FAMILY = FILES.family(TERMS)

@@ -18,7 +18,7 @@ prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,44 +29,32 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioNumberConditioner
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import PreTrainedTokenizerBase, T5Config, T5EncoderModel
 
+from helpers.data import data_path
 from helpers.models import Family
 from helpers.models.kinds import FlowSchedule
 from helpers.models.latent_audio_model import Conditioning, LatentAudioModel
+from helpers.models.parts import Parts, Plan, blank, of_waveforms
+from helpers.models.prompts import TextEncoder
 from helpers.models.published import (
+    are_cached,
     assemble,
     fetch,
-    load_tokenizer,
-    missing_files,
+    load_t5,
     read_json,
     read_weights,
     split,
 )
 
-REPOSITORIES = {"tangoflux": "declare-lab/TangoFlux"}
-# The text encoder's revision is pinned; the commit of the model's own repository is not known to
-# us: the first download takes what "main" is then and stays with it.
-REVISIONS = {"google/flan-t5-large": "0613663d0d48ea86ba8cb3d7a44f0f65dc596a2a"}
-CONFIG = {  # config.json as published, and arguments of AutoencoderOobleck, which needs none
-    "num_layers": 6,
-    "num_single_layers": 18,
-    "in_channels": 64,
-    "attention_head_dim": 128,
-    "joint_attention_dim": 1024,
-    "num_attention_heads": 8,
-    "audio_seq_len": 645,
-    "max_duration": 30,
-    "text_encoder_name": "google/flan-t5-large",
-    "vae": {},
-}
+REPOSITORIES = {"tangoflux": "declare-lab/TangoFlux"}  # no commit of it is known to us
+# config.json as published, and arguments of AutoencoderOobleck, which needs none.
+CONFIG = data_path("tangoflux", "config.json")
 MAIN, VAE, SETTINGS = "tangoflux.safetensors", "vae.safetensors", "config.json"
 SIZES = {MAIN: 3_437_051_960, VAE: 624_500_000, SETTINGS: 1000}  # bytes
 SHA256 = {MAIN: "720ae39607a6aa95c2c8f6a49457268b0ce2a5cd4ef0b34d2eea756553cdb588"}
 TERMS = (
     "TangoFlux's weights are for research only: read https://huggingface.co/declare-lab/TangoFlux."
 )
-GUIDANCE_SCALE = 4.5
 MAX_TOKENS = 64  # in training; the authors' sampler reads up to T5's 512
 
 
@@ -78,7 +66,7 @@ class TangoFluxDenoiser(nn.Module):
     Parameters
     ----------
     config : mapping
-        As :data:`CONFIG`.
+        As the file of :data:`CONFIG`.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -133,7 +121,8 @@ class TangoFluxDenoiser(nn.Module):
         return Transformer2DModelOutput(sample=answer.transpose(1, 2))
 
 
-class TimedText:
+@dataclass(eq=False)
+class TimedText(TextEncoder):
     """FLAN-T5 and the length's layer: a prompt becomes tokens, and a length in seconds one.
 
     Parameters
@@ -144,21 +133,12 @@ class TimedText:
     """
 
     max_tokens = MAX_TOKENS
-
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        model: T5EncoderModel,
-        duration: StableAudioNumberConditioner,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.model = model
-        self.duration = duration
+    duration: StableAudioNumberConditioner
 
     def __call__(self, prompts: list[str]) -> Conditioning:
         """Embed prompts; tokens float32 (batch, length, width), zero where there is padding."""
-        states, mask = self._read(prompts, padding=True)
-        return Conditioning((states * mask[..., None],), (mask,))
+        output, mask = self.read(prompts)
+        return Conditioning((output.last_hidden_state * mask[..., None],), (mask,))
 
     @torch.no_grad()
     def time(self, conditioning: Conditioning, seconds: float) -> Conditioning:
@@ -176,21 +156,34 @@ class TimedText:
     @cached_property
     def _empty(self) -> tuple[Tensor, Tensor]:
         """Tokens of "" and their mask, of any length: what padding is read as depends on none."""
-        return self._read([""], padding="max_length")
+        output, mask = self.read([""], padding="max_length")
+        return output.last_hidden_state, mask
 
-    @torch.no_grad()
-    def _read(self, prompts: list[str], padding: bool | str) -> tuple[Tensor, Tensor]:
-        """T5's states and the mask of what is no padding."""
-        batch = self.tokenizer(
-            prompts,
-            padding=padding,
-            truncation=True,
-            max_length=self.max_tokens,
-            return_tensors="pt",
-        )
-        mask = batch["attention_mask"]
-        states = self.model(input_ids=batch["input_ids"], attention_mask=mask).last_hidden_state
-        return states, mask
+
+def build(parts: Parts) -> LatentAudioModel:
+    """Make TangoFlux of its parts; any prompt of a plan has 32 tokens."""
+    config = _config(parts.folder)
+
+    def encoder() -> TimedText:
+        return TimedText(*map(parts.get, ("tokenizer", "text_encoder", "duration")))
+
+    def prompt() -> Conditioning:
+        width = config["joint_attention_dim"]
+        given = {"duration_hidden_states": torch.zeros(1, 1, width)}
+        return replace(blank((32, width)), given=given)
+
+    text = parts.text(encoder, prompt)
+    vae = parts.get("vae")
+    return LatentAudioModel(
+        parts.name,
+        parts.get("denoiser"),
+        vae,
+        text_encoder=text,
+        guidance_scale=4.5,
+        timing=text.time,
+        unconditional_beside=text.without_prompt,
+        **of_waveforms(FlowSchedule(), vae, config["in_channels"], config["audio_seq_len"]),
+    )
 
 
 def load_tangoflux(
@@ -217,24 +210,19 @@ def load_tangoflux(
         If a file is missing, out of reach, cut short or belongs to another model.
     """
     repository = REPOSITORIES.get(str(source))
-    folder = fetch(repository, SIZES, revision(repository)) if repository else Path(source)
-    config = CONFIG | read_json(folder / SETTINGS)
-    main, vae = folder / MAIN, folder / VAE
+    folder = fetch(repository, SIZES) if repository else Path(source)
+    config, main, vae = _config(folder), folder / MAIN, folder / VAE
     prefixes = ["text_encoder.", "duration_emebdder.", ""]
     text, duration, denoiser = split(read_weights(main), prefixes, main)
-    timed = TimedText(
-        *_text_encoder(config["text_encoder_name"], text, main),
-        assemble(lambda: _duration(config), duration, main),
-    )
-    return LatentAudioModel(
-        str(source),
-        assemble(lambda: TangoFluxDenoiser(config), denoiser, main, device, dtype),
-        assemble(lambda: AutoencoderOobleck(**config["vae"]), read_weights(vae), vae, device),
-        text_encoder=timed,
-        timing=timed.time,
-        unconditional_beside=timed.without_prompt,
-        **_declared(config),
-    )
+    tokenizer, text_encoder = load_t5(config["text_encoder_name"], text, main)
+    made = {
+        "tokenizer": tokenizer,
+        "text_encoder": text_encoder,
+        "duration": assemble(lambda: _duration(config), duration, main),
+        "denoiser": assemble(lambda: TangoFluxDenoiser(config), denoiser, main, device, dtype),
+        "vae": assemble(lambda: _autoencoder(config), read_weights(vae), vae, device),
+    }
+    return build(Parts(str(source), folder, made.get))
 
 
 def blueprint(source: str | Path = "tangoflux") -> LatentAudioModel:
@@ -246,30 +234,11 @@ def blueprint(source: str | Path = "tangoflux") -> LatentAudioModel:
         A name of :data:`REPOSITORIES`, none of whose files are needed; or a folder, of which only
         ``config.json`` is read.  Any prompt has 32 tokens.
     """
-    config = CONFIG if str(source) in REPOSITORIES else CONFIG | read_json(Path(source) / SETTINGS)
-    width = config["joint_attention_dim"]
+    folder = CONFIG.parent if str(source) in REPOSITORIES else Path(source)
+    config = _config(folder)
     with torch.device("meta"):
-        given = {"duration_hidden_states": torch.zeros(1, 1, width)}
-        prompt = Conditioning((torch.zeros(1, 32, width),), (torch.ones(1, 32),), given=given)
-        return LatentAudioModel(
-            str(source),
-            TangoFluxDenoiser(config),
-            AutoencoderOobleck(**config["vae"]),
-            text_encoder=lambda prompts: prompt.repeat(len(prompts)),
-            timing=lambda conditioning, seconds: conditioning,
-            **_declared(config),
-        )
-
-
-def is_at_hand(source: str | Path) -> bool:
-    """Whether the large files of a name are in the hub's cache; of a folder they are."""
-    repository = REPOSITORIES.get(str(source))
-    return repository is None or not missing_files(repository, [MAIN, VAE], revision(repository))
-
-
-def revision(repository: str) -> str:
-    """Revision of a hub repository that is used."""
-    return REVISIONS.get(repository, "main")
+        made = {"denoiser": TangoFluxDenoiser(config), "vae": _autoencoder(config)}
+    return build(Plan(str(source), folder, made.get))
 
 
 def holds(folder: Path) -> bool:
@@ -277,38 +246,16 @@ def holds(folder: Path) -> bool:
     return (folder / MAIN).is_file()
 
 
-def _text_encoder(
-    repository: str, weights: dict[str, Tensor], path: Path
-) -> tuple[PreTrainedTokenizerBase, T5EncoderModel]:
-    """Tokenizer and encoder of FLAN-T5, whose embedding is published under one of its two names."""
-    sizes = {"tokenizer.json": 2_500_000, "tokenizer_config.json": 3000, "config.json": 1000}
-    folder = fetch(repository, sizes, revision(repository))
-    config = T5Config.from_dict(read_json(folder / "config.json"))
-    if "shared.weight" in weights:
-        weights["encoder.embed_tokens.weight"] = weights["shared.weight"]
-    model = assemble(lambda: T5EncoderModel(config), weights, path)
-    model.tie_weights()
-    return load_tokenizer(folder), model
-
-
 def _duration(config: Mapping[str, Any]) -> StableAudioNumberConditioner:
     return StableAudioNumberConditioner(config["joint_attention_dim"], 0, config["max_duration"])
 
 
-def _declared(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the model takes, gives and predicts."""
-    with torch.device("meta"):
-        vae: Any = AutoencoderOobleck(**config["vae"])
-    frames = config["audio_seq_len"]
-    return {
-        "vocoder": None,
-        "noise_schedule": FlowSchedule(),
-        "latent_shape": (config["in_channels"], frames),
-        "guidance_scale": GUIDANCE_SCALE,
-        "sample_rate": vae.config.sampling_rate,
-        "channels": vae.config.audio_channels,
-        "clip_samples": frames * vae.hop_length,
-    }
+def _autoencoder(config: Mapping[str, Any]) -> AutoencoderOobleck:
+    return AutoencoderOobleck(**config["vae"])
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    return read_json(CONFIG) | read_json(folder / SETTINGS)
 
 
 FAMILY = Family(
@@ -316,8 +263,7 @@ FAMILY = Family(
     load_tangoflux,
     holds,
     blueprint,
-    is_at_hand,
-    revision,
-    terms=TERMS,
-    hashes=SHA256,
+    lambda repository: are_cached(repository, [[MAIN], [VAE]]),
+    TERMS,
+    SHA256,
 )

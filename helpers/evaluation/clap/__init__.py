@@ -11,13 +11,16 @@ end's code is imported when it is asked for, not before.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
+from types import ModuleType
 
 from torch import Tensor, nn
 
 from helpers.audio import Clip
+from helpers.models import ModelFileError
 from helpers.storage import content_hash
 
 BACK_ENDS = {  # name: file
@@ -115,10 +118,41 @@ def sentences(prompts: Sequence[str]) -> list[str]:
     return list(prompts)
 
 
-def require(package: str, environment: str) -> None:
-    """Raise a ClapError that says how to get a back end's package unless it is installed."""
+def import_package(package: str, environment: str, advice: str = "") -> ModuleType:
+    """Import a back end's package, which lives in an environment of its own.
+
+    Raises
+    ------
+    ClapError
+        If it is not installed or cannot be imported; it says how to get it, and ``advice``.
+    """
     if find_spec(package) is None:
         raise ClapError(
             f"The package {package} is not installed, and cannot share this environment: `make "
             f"setup-{environment}` makes .venv-{environment}, whose Python runs the same commands."
         )
+    try:
+        return import_module(package)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ClapError(
+            f"{package} cannot be imported ({str(error).splitlines()[0]}): use the packages of "
+            f"`make setup-{environment}`{advice}."
+        ) from error
+
+
+@contextmanager
+def needing(weights: str) -> Iterator[None]:
+    """Say that a package needs a text encoder's weights, if making its model lacks files.
+
+    Raises
+    ------
+    ModelFileError
+        In place of the ``OSError`` that the package raises.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ModelFileError(
+            f"This CLAP needs the weights of {weights} in the hub's cache: connect to the network "
+            "once, without HF_HUB_OFFLINE."
+        ) from error

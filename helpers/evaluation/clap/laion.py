@@ -12,14 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from helpers.evaluation.clap import ClapError, require, sentences
+from helpers.evaluation.clap import ClapError, import_package, needing, sentences
 from helpers.evaluation.clap.checkpoints import read_checkpoint
 from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models import ModelFileError
@@ -30,6 +29,11 @@ REVISION = "b3708341862f581175dba5c356a4ebf74a9b6651"
 DEFAULT_CHECKPOINT = "630k-audioset-best.pt"
 DEFAULT_BYTES = 1_860_000_000
 ARCHITECTURES = {768: "HTSAT-tiny", 1024: "HTSAT-base"}  # by the audio tower's width
+ADVICE = f"use a checkpoint of https://huggingface.co/{REPOSITORY}."
+NETWORK = (
+    ", and connect to the network once, without HF_HUB_OFFLINE, for the tokenizers "
+    "bert-base-uncased, roberta-base and facebook/bart-base"
+)
 # What transformers makes itself nowadays and old checkpoints still hold.
 SUPERFLUOUS = "text_branch.embeddings.position_ids"
 
@@ -42,7 +46,7 @@ class LaionClap(WindowedClap):
 
     Parameters
     ----------
-    path : Path, optional
+    path : str, optional
         A checkpoint of https://huggingface.co/lukewys/laion_clap (a file ``*.pt``) with an HTSAT
         audio tower, with or without fusion; ``630k-audioset-best.pt`` is fetched by default.
 
@@ -57,33 +61,32 @@ class LaionClap(WindowedClap):
     sample_rate = 48_000
     window = 480_000
 
-    def __init__(self, path: Path | None = None) -> None:
-        self.name = f"laion-clap:{path.name if path else DEFAULT_CHECKPOINT}"
-        if path and not path.is_file():
+    def __init__(self, path: str = "") -> None:
+        self.name = f"laion-clap:{Path(path or DEFAULT_CHECKPOINT).name}"
+        if path and not Path(path).is_file():
             raise ModelFileError(
                 f"There is no checkpoint {path}: download it from "
                 f"https://huggingface.co/{REPOSITORY} and give its path."
             )
-        package = _import_package()
-        path = path or (
-            fetch(REPOSITORY, {DEFAULT_CHECKPOINT: DEFAULT_BYTES}, REVISION) / DEFAULT_CHECKPOINT
-        )
-        weights = _read_weights(path)
+        package = import_package("laion_clap", "laion", NETWORK)
+        sizes = {DEFAULT_CHECKPOINT: DEFAULT_BYTES}
+        file = Path(path) if path else fetch(f"{REPOSITORY}@{REVISION}", sizes) / DEFAULT_CHECKPOINT
+        stored = read_checkpoint(file, "state_dict")
+        weights = {name.removeprefix("module."): weight for name, weight in stored.items()}
+        weights.pop(SUPERFLUOUS, None)
         fusion = "audio_branch.patch_embed.mel_conv2d.weight" in weights
-        architecture = _architecture(weights, path)
-        try:
-            self.model: Any = package.CLAP_Module(enable_fusion=fusion, amodel=architecture)
-        except OSError as error:
-            raise ModelFileError(
-                "laion-clap needs the weights of roberta-base in the hub's cache: connect to the "
-                "network once, without HF_HUB_OFFLINE."
-            ) from error
+        projection = weights.get("audio_projection.0.weight", torch.empty(0, 0))
+        if projection.shape[-1] not in ARCHITECTURES:
+            raise ClapError(f"{file} holds no CLAP with an HTSAT audio tower: {ADVICE}")
+        with needing("roberta-base"):
+            self.model: Any = package.CLAP_Module(
+                enable_fusion=fusion, amodel=ARCHITECTURES[projection.shape[-1]]
+            )
         try:
             self.model.model.load_state_dict(weights)
         except RuntimeError as error:
             raise ClapError(
-                f"{path} does not fit LAION's CLAP with RoBERTa and HTSAT: use a checkpoint of "
-                f"https://huggingface.co/{REPOSITORY}."
+                f"{file} does not fit LAION's CLAP with RoBERTa and HTSAT: {ADVICE}"
             ) from error
         self.model.eval().requires_grad_(False)
 
@@ -97,37 +100,4 @@ class LaionClap(WindowedClap):
         return torch.from_numpy(self.model.get_text_embedding(sentences(prompts)))
 
 
-def load(checkpoint: str = "") -> LaionClap:
-    """Load the checkpoint at a path, :data:`DEFAULT_CHECKPOINT` unless one is named."""
-    return LaionClap(Path(checkpoint) if checkpoint else None)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Weights of a checkpoint by the names that the package's model gives them."""
-    checkpoint = read_checkpoint(path, "state_dict")
-    weights = {name.removeprefix("module."): weight for name, weight in checkpoint.items()}
-    weights.pop(SUPERFLUOUS, None)
-    return weights
-
-
-def _architecture(weights: dict[str, Tensor], path: Path) -> str:
-    projection = weights.get("audio_projection.0.weight", torch.empty(0, 0))
-    if projection.shape[-1] not in ARCHITECTURES:
-        raise ClapError(
-            f"{path} holds no CLAP with an HTSAT audio tower: use a checkpoint of "
-            f"https://huggingface.co/{REPOSITORY}."
-        )
-    return ARCHITECTURES[projection.shape[-1]]
-
-
-def _import_package() -> ModuleType:
-    require("laion_clap", "laion")
-    try:
-        import laion_clap  # pyright: ignore[reportMissingImports]  # in an environment of its own
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ClapError(
-            f"laion-clap cannot be imported ({str(error).splitlines()[0]}): use the packages of "
-            "`make setup-laion`, and connect to the network once, without HF_HUB_OFFLINE, for the "
-            "tokenizers bert-base-uncased, roberta-base and facebook/bart-base."
-        ) from error
-    return laion_clap
+load = LaionClap

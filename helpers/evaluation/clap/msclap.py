@@ -11,8 +11,6 @@ cache must hold them, or the hub be in reach.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from helpers.evaluation.clap import ClapError, require, sentences
+from helpers.evaluation.clap import ClapError, import_package, needing, sentences
 from helpers.evaluation.clap.checkpoints import read_checkpoint
 from helpers.evaluation.clap.windows import WindowedClap
 from helpers.models import ModelFileError, find_device
@@ -52,8 +50,8 @@ class MsClap(WindowedClap):
 
     Parameters
     ----------
-    version : str
-        ``"2022"`` or ``"2023"``.
+    version : str, optional
+        ``"2022"`` or ``"2023"``, the default.
 
     Raises
     ------
@@ -63,22 +61,19 @@ class MsClap(WindowedClap):
         If the checkpoint or its text encoder is missing, damaged or out of reach.
     """
 
-    def __init__(self, version: str = DEFAULT_VERSION) -> None:
+    def __init__(self, version: str = "") -> None:
+        version = version or DEFAULT_VERSION
         if version not in VERSIONS:
             raise ClapError(f"There is no msclap {version!r}: choose {' or '.join(VERSIONS)}.")
         self.name = f"msclap:{version}"
-        package = _import_package()
+        # Not declared beside the other packages: it names older ones than it needs.
+        package = import_package("msclap", "msclap")
         file, size, text_encoder = VERSIONS[version]
-        path = fetch(REPOSITORY, {file: size}, REVISION) / file
+        path = fetch(f"{REPOSITORY}@{REVISION}", {file: size}) / file
         weights = read_checkpoint(path, "model")
         self.device = find_device()
-        try:
+        with needing(text_encoder):
             self.wrapper = package.CLAP(path, version, use_cuda=self.device.type == "cuda")
-        except OSError as error:
-            raise ModelFileError(
-                f"msclap {version} needs {text_encoder} in the hub's cache: connect to the network "
-                "once, without HF_HUB_OFFLINE."
-            ) from error
         self.model: Any = self.wrapper.clap.eval().requires_grad_(False)
         if missing := sorted(self.model.state_dict().keys() - weights.keys()):
             raise ModelFileError(f"{path} lacks {missing[0]}: delete it and download it again.")
@@ -106,18 +101,4 @@ class MsClap(WindowedClap):
         return functional.normalize(self.model.caption_encoder(inputs).float().cpu(), dim=-1)
 
 
-def load(checkpoint: str = "") -> MsClap:
-    """Load a version, :data:`DEFAULT_VERSION` unless one is named."""
-    return MsClap(checkpoint or DEFAULT_VERSION)
-
-
-def _import_package() -> ModuleType:
-    require("msclap", "msclap")
-    try:
-        # Not declared beside the other packages: it names older ones than it needs.
-        return import_module("msclap")
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ClapError(
-            f"msclap cannot be imported ({str(error).splitlines()[0]}): `make setup-msclap` makes "
-            ".venv-msclap, whose packages fit together."
-        ) from error
+load = MsClap

@@ -16,7 +16,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, ClapFeatureExtractor, ClapModel
+from transformers import ClapFeatureExtractor, ClapModel, PretrainedConfig
 
 from helpers.evaluation.clap import ClapError, sentences
 from helpers.evaluation.clap.windows import WindowedClap
@@ -39,8 +39,8 @@ class TransformersClap(WindowedClap):
 
     Parameters
     ----------
-    checkpoint : str
-        Such as ``"laion/clap-htsat-unfused"``; those of :data:`REVISIONS` are pinned.
+    checkpoint : str, optional
+        By default :data:`DEFAULT_CHECKPOINT`; those of :data:`REVISIONS` are pinned.
 
     Raises
     ------
@@ -50,17 +50,23 @@ class TransformersClap(WindowedClap):
         If it is not in the hub's cache and cannot be fetched, or is damaged.
     """
 
-    def __init__(self, checkpoint: str = DEFAULT_CHECKPOINT) -> None:
+    def __init__(self, checkpoint: str = "") -> None:
+        checkpoint = checkpoint or DEFAULT_CHECKPOINT
+        revision = REVISIONS.get(checkpoint, "main")
         self.name = f"transformers:{checkpoint}"
         self.device = find_device()
-        self.model: Any = _load_model(checkpoint)  # nn.Module declares nothing of it
-        self.model.to(self.device)
-        revision = _revision(checkpoint)
         try:
+            model = _load_model(checkpoint, revision)
             self.tokenizer = load_tokenizer(checkpoint, revision=revision)
             self.processor = ClapFeatureExtractor.from_pretrained(checkpoint, revision=revision)
-        except OSError as error:
-            raise _unreadable(checkpoint) from error
+        except (OSError, SafetensorError) as error:
+            raise ModelFileError(
+                f"The CLAP checkpoint {checkpoint} cannot be read from the hub's cache, nor "
+                "fetched: check its name, connect to the network (without HF_HUB_OFFLINE) and load "
+                "it again, or use the pocket CLAP, which needs no download."
+            ) from error
+        _check_weights(checkpoint, revision)
+        self.model: Any = model.eval().requires_grad_(False).to(self.device)
         self.sample_rate = self.processor.sampling_rate
         self.window = self.processor.nb_max_samples
 
@@ -91,51 +97,18 @@ class TransformersClap(WindowedClap):
         return features.pooler_output.float().cpu()
 
 
-def load(checkpoint: str = "") -> TransformersClap:
-    """Load a checkpoint of the hub or a folder, :data:`DEFAULT_CHECKPOINT` unless one is named."""
-    return TransformersClap(checkpoint or DEFAULT_CHECKPOINT)
-
-
-def _unreadable(checkpoint: str) -> ModelFileError:
-    return ModelFileError(
-        f"The CLAP checkpoint {checkpoint} cannot be read from the hub's cache, nor fetched: "
-        "check its name, connect to the network (without HF_HUB_OFFLINE) and load it again, or "
-        "use the pocket CLAP, which needs no download."
-    )
-
-
-def _revision(checkpoint: str) -> str:
-    return REVISIONS.get(checkpoint, "main")
-
-
-def _load_model(checkpoint: str) -> ClapModel:
-    revision = _revision(checkpoint)
-    try:
-        try:
-            config = AutoConfig.from_pretrained(
-                checkpoint, revision=revision, trust_remote_code=False
-            )
-        except ValueError as error:  # of a kind that transformers does not have
-            raise ClapError(
-                f"{checkpoint} is no CLAP of transformers, and code that comes with a model is not "
-                f"run: choose one such as {DEFAULT_CHECKPOINT}."
-            ) from error
-        kind = config.model_type
-        if kind != "clap":
-            raise ClapError(
-                f"{checkpoint} is a {kind} model and no CLAP: choose one such as "
-                f"{DEFAULT_CHECKPOINT}."
-            )
-        loaded: Any = ClapModel.from_pretrained(
-            checkpoint, revision=revision, output_loading_info=True
+def _load_model(checkpoint: str, revision: str) -> Any:
+    config, _ = PretrainedConfig.get_config_dict(checkpoint, revision=revision)
+    if (kind := config.get("model_type")) != "clap":
+        raise ClapError(
+            f"{checkpoint} is a {kind} model and no CLAP of transformers, and code that comes with "
+            f"a model is not run: choose one such as {DEFAULT_CHECKPOINT}."
         )
-        model, report = loaded
-    except (OSError, SafetensorError) as error:
-        raise _unreadable(checkpoint) from error
+    loaded: Any = ClapModel.from_pretrained(checkpoint, revision=revision, output_loading_info=True)
+    model, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ClapError(f"{checkpoint} lacks {missing[0]}: it is no whole CLAP checkpoint.")
-    _check_weights(checkpoint, revision)
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def _check_weights(checkpoint: str, revision: str) -> None:
@@ -146,3 +119,6 @@ def _check_weights(checkpoint: str, revision: str) -> None:
         path = try_to_load_from_cache(checkpoint, name, revision=revision)
         if isinstance(path, str):
             check_sha256(Path(path))
+
+
+load = TransformersClap
