@@ -28,7 +28,6 @@ import librosa
 import numpy as np
 import pyloudnorm
 import soundfile
-import soxr
 import torch
 
 from helpers.storage import write_whole
@@ -237,46 +236,6 @@ def load_clip(path: str | Path, start: float | None = None, seconds: float | Non
     seconds = longest if seconds is None or seconds > longest else seconds
     waveform, sample_rate = read_audio(path, start or 0.0, seconds)
     return Clip.from_waveform(waveform, sample_rate, name=_text(Path(path).stem))
-
-
-def load_windows(path: str | Path) -> Iterator[Clip]:
-    """Read a recording of any length as consecutive clips of at most 10.24 s.
-
-    Windows share one gain, so that they can be joined again: only silent or very short windows at
-    the end are left out.  The recording is decoded three times, and no more than a window is kept.
-
-    Yields
-    ------
-    Clip
-
-    Raises
-    ------
-    AudioError
-        As :func:`load_clip`, except for recordings that are too long; before the first clip.
-    """
-    path, name = Path(path), _text(Path(path).stem)
-    _check_file(path)
-    low, high = np.array(np.inf), np.array(-np.inf)  # of each channel
-    for block, _ in _steady(path, 0.0):
-        low, high = np.minimum(low, block.min(0)), np.maximum(high, block.max(0))
-    if np.ndim(low) == 0:
-        raise _soundless(path)
-    channel = _main(low, high, name)
-    parts = [
-        (len(part), part.sum(dtype=float), part.min(), part.max())
-        for part in _windows(path, channel)
-    ]
-    lengths, sums, lows, highs = map(np.array, zip(*parts, strict=True))
-    _check_length(lengths.sum(), name)
-    kept = len(parts) - (lengths[-1] < SHORTEST_SECONDS * SAMPLE_RATE)
-    mean = sums[:kept].sum() / lengths[:kept].sum()
-    swings = np.maximum(highs - mean, mean - lows)[:kept]
-    gain = _gain(swings.max(), name)
-    kept = np.flatnonzero(gain * swings > SILENCE)[-1] + 1
-    return (
-        Clip(((part - mean) * gain).astype(np.float32), f"{name} {i * CLIP_SECONDS:.2f} s")
-        for i, part in zip(range(kept), _windows(path, channel), strict=False)
-    )
 
 
 def read_audio(
@@ -497,24 +456,6 @@ def _soundless(path: Path) -> AudioError:
         f"{_text(path)} holds no sound that can be read: it is empty, damaged or not audio; choose "
         "another recording, or convert it to wav."
     )
-
-
-def _windows(path: Path, channel: int) -> Iterator[np.ndarray]:
-    """Yield one channel at 16 kHz, float32, window by window."""
-    resampler = None
-    held, end = np.zeros(0, np.float32), np.zeros(0, np.float32)
-    for block, sample_rate in _steady(path, 0.0):
-        if resampler is None:
-            _check_rate(sample_rate, path.stem)
-            resampler = soxr.ResampleStream(sample_rate, SAMPLE_RATE, 1, dtype="float32")
-        mono = np.ascontiguousarray(block[:, channel])
-        held = np.concatenate([held, resampler.resample_chunk(mono)])
-        while len(held) > CLIP_SAMPLES:
-            yield held[:CLIP_SAMPLES]
-            held = held[CLIP_SAMPLES:]
-    assert resampler is not None, "It has been checked that there is sound."
-    held = np.concatenate([held, resampler.resample_chunk(end, last=True)])
-    yield from (held[i : i + CLIP_SAMPLES] for i in range(0, len(held), CLIP_SAMPLES))
 
 
 def _steady(path: Path, start: float) -> Iterator[tuple[np.ndarray, int]]:

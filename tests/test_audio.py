@@ -26,10 +26,8 @@ from helpers.audio import (
     SUFFIXES,
     AudioError,
     Clip,
-    Remark,
     Sound,
     load_clip,
-    load_windows,
     log_mel,
     match_loudness,
     mel_filters,
@@ -651,65 +649,6 @@ def test_a_clip_survives_saving(tmp_path):
     assert loaded.waveform == pytest.approx(clip.waveform, abs=1e-4)
 
 
-def test_windows_join_to_the_recording_they_came_from(tmp_path):
-    waveform = tone(23.0) * np.linspace(0.2, 1, 23 * SAMPLE_RATE, dtype=np.float32)
-    windows = [*load_windows(write(tmp_path / "long.wav", waveform, subtype="FLOAT"))]
-    assert [window.seconds for window in windows] == [10.24, 10.24, pytest.approx(2.52)]
-    joined = np.concatenate([window.waveform for window in windows])
-    centred = waveform - waveform.mean()
-    assert joined == pytest.approx(centred * 0.5 / np.abs(centred).max(), abs=1e-5)
-
-
-def test_windows_that_hold_nothing_at_the_end_are_left_out(tmp_path):
-    padded = np.concatenate([tone(10.24), np.zeros(SAMPLE_RATE, np.float32)])
-    assert len([*load_windows(write(tmp_path / "silent end.wav", padded))]) == 1
-    assert len([*load_windows(write(tmp_path / "short end.wav", tone(10.3)))]) == 1
-
-
-@pytest.mark.parametrize("level", [0.0, 1e-5])
-def test_a_click_in_an_end_that_is_left_out_does_not_set_the_level(tmp_path, level):
-    waveform = np.concatenate([tone(10.24, level=level), np.zeros(1_000, np.float32)])
-    waveform[-500] = 0.9
-    path = write(tmp_path / "click.wav", waveform, subtype="FLOAT")
-    with pytest.raises(AudioError, match="click is silent"):
-        load_windows(path)
-    waveform[:CLIP_SAMPLES] = tone(10.24, level=0.01)
-    [window] = load_windows(write(path, waveform, subtype="FLOAT"))
-    assert np.abs(window.waveform).max() == pytest.approx(0.5)
-
-
-def test_a_silent_window_in_the_middle_stays(tmp_path):
-    silence = np.zeros(round(10.24 * SAMPLE_RATE), np.float32)
-    waveform = np.concatenate([tone(10.24), silence, tone(10.24)])
-    assert len([*load_windows(write(tmp_path / "pause.wav", waveform))]) == 3
-
-
-@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000])
-def test_windows_are_the_whole_recording_resampled_at_once(tmp_path, rate):
-    waveform = np.stack([0.01 * chirp(25, rate), chirp(25, rate)], axis=1)
-    path = write(tmp_path / "a.wav", waveform, rate, subtype="FLOAT")
-    with pytest.warns(Remark, match="a: channel 1 is used"):
-        joined = np.concatenate([window.waveform for window in load_windows(path)])
-    expected = librosa.resample(waveform[:, 1], orig_sr=rate, target_sr=SAMPLE_RATE)
-    expected = expected - expected.mean()
-    assert len(joined) == len(expected)
-    np.testing.assert_allclose(joined, 0.5 * expected / np.abs(expected).max(), atol=1e-5)
-
-
-def test_of_a_long_recording_one_window_is_kept_at_a_time(tmp_path):
-    path = tmp_path / "long.wav"
-    with soundfile.SoundFile(path, "w", 44_100, 2) as file:
-        for _ in range(30):
-            file.write(np.tile(tone(20.0, 1_000.0, 44_100)[:, None], 2))
-    next(load_windows(write(tmp_path / "short.wav", tone(2.0))))  # loads what is loaded once
-    tracemalloc.start()
-    count = sum(1 for _ in load_windows(path))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert count == 59  # 600 s
-    assert peak < 8e6  # all samples would be 212 MB
-
-
 BAD = {
     "nothing": lambda path: None,
     "a folder": lambda path: path.mkdir(),
@@ -721,14 +660,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("make", BAD.values(), ids=BAD)
-def test_windows_of_what_cannot_be_used_are_refused_as_a_clip_is(tmp_path, make):
+def test_what_cannot_be_used_is_refused_in_a_sentence(tmp_path, make):
     make(tmp_path / "a.wav")
-    told = []
-    for load in (load_clip, load_windows):
-        with pytest.raises(AudioError) as error:
-            load(tmp_path / "a.wav")
-        told.append(str(error.value))
-    assert told[0] == told[1]
+    with pytest.raises(AudioError) as error:
+        load_clip(tmp_path / "a.wav")
+    assert "\n" not in str(error.value)
 
 
 def test_a_remark_is_one_plain_sentence(tmp_path, capfd):

@@ -10,6 +10,8 @@ from helpers.audio import SAMPLE_RATE
 from helpers.data import DATA
 from helpers.models.minilm import load_minilm
 from helpers.sounds import foley, vocabulary
+from tools.pocket import captions
+from tools.pocket.rooms import place_at_distance, reverberate
 
 SECONDS = 3.0
 STRUCK = (
@@ -134,12 +136,12 @@ def test_bad_requests_are_refused_in_words():
     with pytest.raises(ValueError, match="0.5 to 10.24 seconds"):
         make("siren", seconds=30)
     with pytest.raises(ValueError, match="0 metres or more"):
-        foley.place_at_distance(np.zeros(10, np.float32), -1)
+        place_at_distance(np.zeros(10, np.float32), -1)
 
 
 def test_a_room_keeps_length_and_peak_and_fills_the_pauses():
     dry = make("door_knock", 1)
-    wet = foley.reverberate(dry.waveform, np.random.default_rng(0), decay=0.8)
+    wet = reverberate(dry.waveform, np.random.default_rng(0), decay=0.8)
     assert wet.dtype == np.float32
     assert wet.shape == dry.waveform.shape
     assert abs(wet).max() == pytest.approx(abs(dry.waveform).max(), rel=1e-5)
@@ -148,17 +150,17 @@ def test_a_room_keeps_length_and_peak_and_fills_the_pauses():
         abs(wet[after_hit : after_hit + 400]).mean()
         > abs(dry.waveform[after_hit : after_hit + 400]).mean()
     )
-    assert not foley.reverberate(np.zeros(800, np.float32), np.random.default_rng(0)).any()
+    assert not reverberate(np.zeros(800, np.float32), np.random.default_rng(0)).any()
 
 
 def test_distance_dulls():
     waveform = make("glass", 0).waveform
     centroids = []
     for metres in (0, 10, 50, 200):
-        frequencies, power = spectrum(foley.place_at_distance(waveform, metres))
+        frequencies, power = spectrum(place_at_distance(waveform, metres))
         centroids.append((frequencies * power).sum())
     assert (np.diff(centroids) < -30).all()
-    assert np.array_equal(foley.place_at_distance(waveform, 0), waveform)
+    assert np.array_equal(place_at_distance(waveform, 0), waveform)
 
 
 def test_vocabulary_covers_every_class():
@@ -203,34 +205,34 @@ def test_no_paraphrase_and_no_phrase_of_two_classes_is_a_caption_twice():
     assert not set(trained) & kept
 
 
-@pytest.mark.parametrize("relation", vocabulary.RELATIONS)
+@pytest.mark.parametrize("relation", captions.RELATIONS)
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_captions_name_every_sound_in_varied_wording(relation, count):
     rng = np.random.default_rng(3)
     labels = ["dog_bark", "siren", "rain"][:count]
-    captions = {vocabulary.compose(labels, relation, rng) for _ in range(200)}
-    assert len(captions) > 50
-    for caption in captions:
+    made = {captions.compose(labels, relation, rng) for _ in range(200)}
+    assert len(made) > 50
+    for caption in made:
         for label in labels:
             phrases = vocabulary.VOCABULARY[label].phrases
             assert any(phrase.lower() in caption.lower() for phrase in phrases)
         if count > 1 and relation == "background":
             assert caption.rstrip(".").endswith("in the background")
-    starts = np.mean([caption[0].isupper() for caption in captions])
-    stops = np.mean([caption.endswith(".") for caption in captions])
+    starts = np.mean([caption[0].isupper() for caption in made])
+    stops = np.mean([caption.endswith(".") for caption in made])
     assert 0.3 < starts < 0.7
     assert 0.3 < stops < 0.7
 
 
 def test_far_sounds_are_said_to_be_far_and_bad_captions_are_refused():
     rng = np.random.default_rng(0)
-    assert "in the distance" in vocabulary.single_caption("duck", rng, far=True)
+    assert "in the distance" in captions.single_caption("duck", rng, far=True)
     with pytest.raises(ValueError, match="No sound is called 'kazoo'.*duck"):
-        vocabulary.single_caption("kazoo", rng)
+        captions.single_caption("kazoo", rng)
     with pytest.raises(ValueError, match="No relation is called 'beside'"):
-        vocabulary.compose(["duck", "rain"], "beside", rng)
+        captions.compose(["duck", "rain"], "beside", rng)
     with pytest.raises(ValueError, match="one to three sounds, not 4"):
-        vocabulary.compose(["duck"] * 4, "mixture", rng)
+        captions.compose(["duck"] * 4, "mixture", rng)
 
 
 def test_a_clip_is_the_synthesised_sound_by_its_name():

@@ -22,14 +22,12 @@ from helpers.models.pocket import (
     PocketUNet,
     coordinates,
     load_part,
-    new_autoencoder,
-    new_unet,
-    save_part,
 )
 from helpers.sounds import foley
 from helpers.sounds.vocabulary import LABELS, VOCABULARY
 from helpers.storage import StorageError
 from tools.pocket.dataset import HELD_OUT_SEED
+from tools.pocket.networks import new_autoencoder, new_unet, save_part
 
 
 @pytest.fixture(scope="module")

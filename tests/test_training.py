@@ -20,13 +20,12 @@ from helpers.models.pocket import (
     LOG_MEL_SCALE,
     PocketUNet,
     load_part,
-    new_autoencoder,
-    save_part,
 )
-from helpers.sounds.vocabulary import compose
 from tools.pocket import __main__ as command
 from tools.pocket import dataset, loop, training
+from tools.pocket.captions import compose
 from tools.pocket.corpus import at_level, make_scene
+from tools.pocket.networks import new_autoencoder, save_part
 
 
 def draw(rng, split):

@@ -24,7 +24,7 @@ from helpers.models.griffin_lim import GriffinLim
 from helpers.models.kinds import NoiseSchedule
 from helpers.models.latent_audio_model import LatentAudioModel
 from helpers.models.minilm import load_minilm
-from helpers.storage import check_sums, write_sums
+from helpers.storage import check_sums
 
 Part = TypeVar("Part", bound=ModelMixin | SchedulerMixin)
 PATCH = 16  # mel frames × mel bins behind one vector of the latent
@@ -32,20 +32,6 @@ FOLD = 4  # mel frames × mel bins that the decoder's last convolution makes at 
 LOG_MEL_MEAN, LOG_MEL_SCALE = -6.0, 3.0
 COORDINATES = 12
 LATENT_SHAPE = (32, 64, 4)  # channels, time (160 ms each), mel
-
-# TANGO's noise schedule (stabilityai/stable-diffusion-2-1's scheduler values), brought to a zero
-# terminal SNR: see LatentAudioModel.with_terminal_snr.
-NOISE_SCHEDULE = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "prediction_type": "v_prediction",
-    "clip_sample": False,
-    "steps_offset": 1,
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-}
 
 
 class PocketAutoencoder(AutoencoderKL):
@@ -140,51 +126,8 @@ def coordinates(frames: int, bins: int) -> Tensor:
     return torch.stack([wave(phase) for phase in phases for wave in (torch.sin, torch.cos)])
 
 
-def new_autoencoder() -> PocketAutoencoder:
-    """Make an untrained autoencoder."""
-    return PocketAutoencoder(  # pyright: ignore[reportCallIssue]  # `wraps` tells it of `self`
-        out_channels=FOLD**2,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(64, 96, 128),
-        layers_per_block=1,
-        latent_channels=LATENT_SHAPE[0],
-        norm_num_groups=16,
-        mid_block_add_attention=False,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=1.0,
-    )
-
-
-def new_unet() -> PocketUNet:
-    """Make an untrained UNet of 12 million parameters."""
-    return PocketUNet(  # pyright: ignore[reportCallIssue]  # `wraps` tells it of `self`
-        sample_size=LATENT_SHAPE[1:],
-        in_channels=LATENT_SHAPE[0] + COORDINATES,
-        out_channels=LATENT_SHAPE[0],
-        down_block_types=("CrossAttnDownBlock2D",) * 3,
-        up_block_types=("CrossAttnUpBlock2D",) * 3,
-        block_out_channels=(64, 128, 192),
-        layers_per_block=1,
-        cross_attention_dim=384,
-        attention_head_dim=8,
-        norm_num_groups=16,
-        use_linear_projection=True,
-        class_embed_type="simple_projection",
-        projection_class_embeddings_input_dim=384,
-    )
-
-
-def save_part(part: ModelMixin | SchedulerMixin, folder: Path) -> None:
-    """Write a part, its weights in float16, its configuration, and the checksums of both."""
-    if isinstance(part, nn.Module):
-        part.half()
-    part.save_pretrained(folder)
-    write_sums(folder)
-
-
 def load_part(kind: type[Part], folder: Path) -> Part:
-    """Load what :func:`save_part` wrote, its weights in float32.
+    """Load a part of a folder with its checksums, its weights in float32.
 
     Raises
     ------

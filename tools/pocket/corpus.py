@@ -23,8 +23,10 @@ from helpers.audio import CLIP_SAMPLES, CLIP_SECONDS, PEAK, SAMPLE_RATE
 from helpers.data import cache_folder, load_registry
 from helpers.evaluation.oracles import active_rms
 from helpers.sounds import foley
-from helpers.sounds.vocabulary import LABELS, RELATIONS, compose
+from helpers.sounds.vocabulary import LABELS
 from helpers.storage import write_whole
+from tools.pocket.captions import RELATIONS, compose
+from tools.pocket.rooms import place_at_distance, reverberate
 
 SOUNDS_PER_SCENE = {1: 0.5, 2: 0.44, 3: 0.06}
 FOREGROUND_METRES, BACKGROUND_METRES = (1, 8), (4, 25)
@@ -110,9 +112,9 @@ def make_scene(
         behind = relation == "background" and index > 0
         distance = rng.uniform(*(BACKGROUND_METRES if behind else FOREGROUND_METRES))
         decibels = rng.uniform(*(BACKGROUND_DECIBELS if behind else FOREGROUND_DECIBELS))
-        waveform = foley.place_at_distance(waveform, distance)
+        waveform = place_at_distance(waveform, distance)
         if rng.random() < 0.3:
-            waveform = foley.reverberate(waveform, rng)
+            waveform = reverberate(waveform, rng)
         first = round(start * SAMPLE_RATE)
         waveform = waveform[: CLIP_SAMPLES - first]
         canvas[first : first + len(waveform)] += at_level(waveform, decibels)

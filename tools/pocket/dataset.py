@@ -21,7 +21,7 @@ from diffusers import AutoencoderKL
 from tqdm.auto import tqdm
 
 from helpers.audio import log_mel
-from helpers.sounds.vocabulary import compose
+from tools.pocket.captions import compose
 from tools.pocket.corpus import make_scene
 
 SHARD_SCENES = 500

@@ -24,7 +24,8 @@ from helpers.evaluation.audio_tower import load_judge
 from helpers.evaluation.judges import ClapNetwork
 from helpers.models.minilm import load_minilm
 from helpers.pairs import Pair
-from helpers.sounds.vocabulary import LABELS, RELATIONS, VOCABULARY, compose
+from helpers.sounds.vocabulary import LABELS, VOCABULARY
+from tools.pocket.captions import RELATIONS, compose
 from tools.pocket.cases import make_case, round_trip
 from tools.pocket.corpus import RECORDED_LABELS, make_scene
 from tools.pocket.dataset import HELD_OUT_SEED

@@ -29,17 +29,15 @@ from helpers.models.minilm import HUB_NAME, load_minilm
 from helpers.models.pocket import (
     LOG_MEL_MEAN,
     LOG_MEL_SCALE,
-    NOISE_SCHEDULE,
     PATCH,
     PocketAutoencoder,
     load_part,
-    new_autoencoder,
-    new_unet,
-    save_part,
 )
-from helpers.sounds.vocabulary import LABELS, compose
+from helpers.sounds.vocabulary import LABELS
+from tools.pocket.captions import compose
 from tools.pocket.dataset import HELD_OUT_SEED, Dataset, decode, draw_scenes, render
 from tools.pocket.loop import Schedule, averaged, train
+from tools.pocket.networks import NOISE_SCHEDULE, new_autoencoder, new_unet, save_part
 
 VAE_FRAMES = 256
 PROMINENCE_BINS, PROMINENCE_LIMIT = 9, 3.0
