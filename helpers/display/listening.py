@@ -41,6 +41,8 @@ PAGE = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
 COLOURS = 36  # one per 2 dB: a picture of few colours is small
 FRAMES = 2  # that one column of a picture shows: the louder of them
 HEIGHT = 320  # pixels, until the page is shown and says its own
+# All that Jupyter leaves of a frame in a notebook that is not trusted.
+UNTRUSTED = "A player stands here once you trust this notebook or run the cell."
 
 
 def compare(
@@ -177,7 +179,7 @@ def _player(
     )
     return HTML(
         f'<div><iframe title="{called}" srcdoc="{escape(page)}" '
-        f'style="width: 100%; height: {HEIGHT}px; border: 0"></iframe></div>'
+        f'style="width: 100%; height: {HEIGHT}px; border: 0">{UNTRUSTED}</iframe></div>'
     )
 
 
