@@ -10,10 +10,10 @@ from conftest import Lab
 from nbconvert import HTMLExporter
 from nbformat.sign import NotebookNotary
 from nbformat.v4 import new_code_cell, new_notebook, new_output
-from playwright.sync_api import FrameLocator, Page, expect
+from playwright.sync_api import FrameLocator, Locator, Page, expect
 
 from helpers.audio import SAMPLE_RATE, Clip
-from helpers.display.listening import compare, grid
+from helpers.display.listening import UNTRUSTED, compare, grid
 
 SECONDS = 10.0
 PITCHES = (400.0, 1_000.0, 2_500.0, 5_000.0)  # Hz: what sounds tells which clip it is
@@ -122,7 +122,7 @@ def test_it_plays_and_the_playhead_moves_with_the_sound(page, tmp_path, comparis
     endless(page)
     assert at(player) == 0.0
     player.locator("#play").click()
-    sounding(page, 400.0)
+    sounding(page, PITCHES[0])
     expect(player.locator("#play")).to_have_text("■ Stop", timeout=WAIT)
     page.wait_for_timeout(500)
     where = stop(player)
@@ -139,11 +139,11 @@ def test_a_switch_keeps_the_position(page, tmp_path, comparison):
     endless(page)
     player.locator("#position").press("ArrowRight")
     player.locator("#play").click()
-    sounding(page, 400.0)
+    sounding(page, PITCHES[0])
     # One step of the page's own clock, however long the test's machine takes.
     before, after = page.frames[-1].evaluate("[now(), (choose(1), now())]")
     assert 0.25 <= before <= after < before + 0.05
-    sounding(page, 1_000.0)
+    sounding(page, PITCHES[1])
     assert page.frames[-1].evaluate("now()") >= after
     expect(player.get_by_role("radio", name="edit & B")).to_have_attribute("aria-checked", "true")
     expect(player.locator("#name")).to_have_text("edit & B")
@@ -173,9 +173,9 @@ def test_keys_do_all_that_the_mouse_does(page, tmp_path, comparison):
         page.keyboard.press(key)
         assert at(player) == position
     page.keyboard.press(" ")
-    sounding(page, 400.0)
+    sounding(page, PITCHES[0])
     page.keyboard.press("2")
-    sounding(page, 1_000.0)
+    sounding(page, PITCHES[1])
     page.keyboard.press(" ")
     sounding(page, 0.0)
     page.keyboard.press("Tab")
@@ -192,11 +192,11 @@ def test_a_click_on_the_spectrogram_moves_the_playhead(page, tmp_path, compariso
     player.locator("#position").click(position=middle)
     assert at(player) == pytest.approx(SECONDS / 2, abs=0.05)
     player.locator("#play").click()
-    sounding(page, 400.0)
+    sounding(page, PITCHES[0])
     first = {"x": 0.2 * box["width"], "y": 20}
     player.locator("#position").click(position=first)
     expect(player.locator("#play")).to_have_text("■ Stop", timeout=WAIT)
-    sounding(page, 400.0)
+    sounding(page, PITCHES[0])
 
 
 def test_the_end_leads_back_to_the_beginning(page, tmp_path, comparison):
@@ -211,16 +211,16 @@ def test_a_click_on_a_cell_plays_it(page, tmp_path, several):
     player = show(page, tmp_path, several)
     endless(page)
     player.get_by_role("radio", name="η 0.3, start noise 1: target heard 0.50").click()
-    sounding(page, 2_500.0)
+    sounding(page, PITCHES[2])
     expect(player.get_by_role("img", name="Spectrogram of η 0.3, start noise 1")).to_be_visible()
     page.keyboard.press("ArrowLeft")
-    sounding(page, 1_000.0)
+    sounding(page, PITCHES[1])
     page.keyboard.press("ArrowDown")
-    sounding(page, 5_000.0)
+    sounding(page, PITCHES[3])
     page.keyboard.press("ArrowRight")  # an empty place
     expect(player.locator("#name")).to_have_text("η 0.6, start noise 0.5: target heard 0.90")
     page.keyboard.press("1")
-    sounding(page, 400.0)
+    sounding(page, PITCHES[0])
 
 
 @pytest.mark.parametrize("kind", ["comparison", "several"])
@@ -237,41 +237,50 @@ def test_a_phone_shows_it_whole(page, tmp_path, kind, request):
 
 def notebook(html: str) -> nbformat.NotebookNode:
     output = new_output("display_data", {"text/html": html, "text/plain": "a player"})
-    return new_notebook(cells=[new_code_cell("compare(clips)", outputs=[output])])
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cell = new_code_cell("compare(clips)", outputs=[output])
+    return new_notebook(cells=[cell], metadata={"kernelspec": kernel})
 
 
 def test_it_plays_in_a_converted_notebook(page, tmp_path, comparison):
     html, _ = HTMLExporter(template_name="basic").from_notebook_node(notebook(comparison))
     player = show(page, tmp_path, html)
     player.locator("#play").click()
-    sounding(page, 400.0)
+    sounding(page, PITCHES[0])
 
 
-@pytest.mark.parametrize("trusted", [True, False])
-def test_it_plays_in_jupyterlab_where_the_notebook_is_trusted(
-    browser, lab: Lab, comparison, trusted
-):
-    stored, name = notebook(comparison), f"trusted-{trusted}.ipynb"
-    nbformat.write(stored, lab.folder / name)
+def open_stored(page: Page, lab: Lab, html: str, name: str, trusted: bool) -> Locator:
+    """Open a stored notebook in a JupyterLab that shows nothing else; return its output."""
+    stored = notebook(html)
+    nbformat.write(stored, lab.folder / f"{name}.ipynb")
     if trusted:
         NotebookNotary(data_dir=str(lab.folder.parent / "data")).sign(stored)
-    page = browser.new_page(viewport={"width": 1400, "height": 900})
-    page.add_init_script(LISTEN)
-    page.goto(f"{lab.address}/lab/tree/{name}?token={lab.token}")
+    page.goto(f"{lab.address}/lab/workspaces/{name}/tree/{name}.ipynb?token={lab.token}")
     output = page.locator(".jp-OutputArea-output")
     expect(output).to_have_count(1, timeout=WAIT)
-    if trusted:
+    return output
+
+
+def test_it_plays_in_a_trusted_notebook_and_its_keys_are_its_own(
+    browser, lab, comparison, screenshots
+):
+    with browser.new_page(viewport={"width": 1400, "height": 900}) as page:
+        page.add_init_script(LISTEN)
+        output = open_stored(page, lab, comparison, "trusted", trusted=True)
         player = output.frame_locator("iframe")
         expect(player.locator("#play")).to_be_enabled(timeout=WAIT)
         endless(page)
         player.locator("#play").click()
-        sounding(page, 400.0)
-        cells = page.locator(".jp-Cell").count()
-        page.keyboard.press("2")
-        sounding(page, 1_000.0)
+        sounding(page, PITCHES[0])
+        page.keyboard.press("2")  # would make a heading of the cell
+        sounding(page, PITCHES[1])
+        page.screenshot(path=screenshots / "trusted.png")
         stop(player)
-        assert page.locator(".jp-Cell").count() == cells
-    else:
+        expect(page.locator(".jp-CodeCell")).to_have_count(1)
+
+
+def test_a_notebook_that_is_not_trusted_says_what_to_do(browser, lab, comparison):
+    with browser.new_page() as page:
+        output = open_stored(page, lab, comparison, "untrusted", trusted=False)
+        expect(output).to_have_text(UNTRUSTED, timeout=WAIT)
         expect(output.locator("iframe")).to_have_count(0)
-        expect(output).to_contain_text("trust")
-    page.close()
