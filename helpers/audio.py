@@ -419,13 +419,12 @@ def mel_filters() -> torch.Tensor:
 def match_loudness(clips: list[Clip], lufs: float = LISTENING_LUFS) -> list[Clip]:
     """Bring clips to the same integrated loudness (ITU-R BS.1770) for listening.
 
-    If the common level would clip one of them, all are turned down together.
+    What is heard is measured: the sound as it came, without padding.  One channel plays from both
+    loudspeakers, so the loudness of two is that of one channel of their mean power.  If the common
+    level would clip one of them, all are turned down together.  Silence stays as it is.
     """
-    meter = pyloudnorm.Meter(SAMPLE_RATE)
-    gains = []
-    for clip in clips:
-        loudness = meter.integrated_loudness(clip.padded)
-        gains.append(10 ** ((lufs - loudness) / 20) if np.isfinite(loudness) else 1.0)
+    loudness = [heard_loudness(clip) for clip in clips]
+    gains = [10 ** ((lufs - heard) / 20) if np.isfinite(heard) else 1.0 for heard in loudness]
     peak = max(g * float(np.abs(c.sound.samples).max()) for g, c in zip(gains, clips, strict=True))
     common = min(1.0, 0.98 / peak) if peak > 0 else 1.0
 
@@ -439,6 +438,21 @@ def match_loudness(clips: list[Clip], lufs: float = LISTENING_LUFS) -> list[Clip
         return Clip(louder(clip.waveform), clip.name, recording)
 
     return [*map(matched, clips, gains)]
+
+
+def heard_loudness(clip: Clip) -> float:
+    """Integrated loudness of a clip's sound in LUFS, −∞ for silence (ITU-R BS.1770).
+
+    Without padding, except up to the standard's shortest block of 0.4 s; of more than two channels
+    the first two.
+    """
+    samples, own = clip.sound
+    channels, rate = min(2, samples.shape[1]), max(own, SAMPLE_RATE)
+    samples = clip.take(rate, channels)
+    meter = pyloudnorm.Meter(rate)
+    missing = max(0, math.ceil(meter.block_size * rate) - len(samples))
+    samples = np.pad(samples, ((0, missing), (0, 0)))
+    return float(meter.integrated_loudness(samples)) - 10 * math.log10(channels)
 
 
 def _check_file(path: Path) -> None:

@@ -846,7 +846,7 @@ def test_a_channel_that_holds_no_numbers_is_silent():
 
 
 def loudness(clip):
-    return pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(clip.padded)
+    return pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(clip.waveform)
 
 
 def test_clips_are_brought_to_the_same_loudness():
@@ -854,6 +854,50 @@ def test_clips_are_brought_to_the_same_loudness():
     assert [loudness(c) for c in match_loudness(clips)] == pytest.approx(
         [LISTENING_LUFS] * 2, abs=0.1
     )
+
+
+@pytest.mark.parametrize("seconds", [0.4, 0.5, 1.3, 10.24])
+def test_padding_is_not_heard(seconds):
+    [matched] = match_loudness([Clip(tone(seconds), "tone")])
+    heard = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(matched.waveform)
+    assert heard == pytest.approx(LISTENING_LUFS, abs=0.01)
+
+
+def test_a_clip_below_the_shortest_block_is_measured_in_one():
+    [matched] = match_loudness([Clip(tone(0.25), "tone")])
+    block = np.pad(matched.waveform, (0, round(0.15 * SAMPLE_RATE)))
+    heard = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(block)
+    assert heard == pytest.approx(LISTENING_LUFS, abs=0.01)
+
+
+def test_a_knock_that_the_end_cuts_counts_as_long_as_it_is_heard():
+    knocks = np.zeros(4 * SAMPLE_RATE, np.float32)
+    for second in (0.5, 1.5, 2.5, 3.95):
+        start = round(second * SAMPLE_RATE)
+        knocks[start : start + 3_200] = tone(1.0)[: min(3_200, len(knocks) - start)]
+    [matched] = match_loudness([Clip(knocks, "knocks")])
+    meter = pyloudnorm.Meter(SAMPLE_RATE)
+    assert meter.integrated_loudness(matched.waveform) == pytest.approx(LISTENING_LUFS, abs=0.01)
+
+
+def test_the_channels_that_are_heard_are_measured():
+    two = np.stack([tone(5.0), 0.25 * tone(5.0, 600.0)], 1)
+    both = np.repeat(two[:, :1], 2, axis=1)
+    for samples in (two, both, np.hstack([two, 9 * both])):  # of six channels two are played
+        clip = Clip(samples[:, 0], "stereo", Sound(samples.astype(np.float32), SAMPLE_RATE))
+        [matched] = match_loudness([clip], lufs=-30.0)
+        played = matched.take(SAMPLE_RATE, 2)
+        heard = pyloudnorm.Meter(SAMPLE_RATE).integrated_loudness(played)
+        assert heard == pytest.approx(-30.0 + 10 * np.log10(2), abs=0.1)
+
+
+def test_what_only_the_recording_has_is_measured_too():
+    rate = 44_100
+    hiss = 0.3 * np.sin(2 * np.pi * 12_000 * np.arange(5 * rate) / rate)[:, None]
+    clip = Clip(tone(5.0, level=0.01), "hiss", Sound(hiss.astype(np.float32), rate))
+    [matched] = match_loudness([clip])
+    heard = pyloudnorm.Meter(rate).integrated_loudness(matched.sound.samples)
+    assert heard == pytest.approx(LISTENING_LUFS, abs=0.1)
 
 
 def test_a_recording_is_made_louder_with_its_waveform():

@@ -55,9 +55,8 @@ def test_every_player_holds_its_clip_from_start_to_end(clips):
 def test_players_are_equally_loud_and_do_not_clip(clips):
     meter = pyloudnorm.Meter(SAMPLE_RATE)
     waveforms = decoded(players(clips).data)
-    padded = [np.pad(w, (0, CLIP_SAMPLES - len(w))) for w in waveforms]
-    loudness = [meter.integrated_loudness(w) for w in padded]
-    assert max(loudness) - min(loudness) < 1.0
+    loudness = [meter.integrated_loudness(w) for w in waveforms]
+    assert max(loudness) - min(loudness) < 0.5
     assert max(np.abs(w).max() for w in waveforms) < 1.0
 
 

@@ -28,10 +28,13 @@ FLOORS = [  # from the ground up; a room and all that is in it, the longest name
     {"helpers"},  # the face
     {"tools"},
 ]
-# What the next embedded model and the comparison are about to use.
+# What the next embedded model, the comparison and the lessons are about to use.
 WAITING = {
-    f"helpers.evaluation.{name}"
-    for name in ("foreign_ear", "judges", "layout", "oracles", "success")
+    "helpers.display.listening",
+    *(
+        f"helpers.evaluation.{name}"
+        for name in ("foreign_ear", "judges", "layout", "oracles", "success")
+    ),
 }
 
 

@@ -57,16 +57,40 @@ def players(clips: list[Clip], titles: list[str] | None = None) -> HTML:
     """
     from IPython.display import HTML  # figures and commands need no notebook
 
-    titles = _checked(clips, titles)
+    titles = checked(clips, titles)
+    rows = [
+        f'<tr><td style="text-align: left">{escape(title)}</td>'
+        f'<td><audio controls preload="metadata" src="{sound}"></audio></td></tr>'
+        for title, sound in zip(titles, sounds(clips, titles), strict=True)
+    ]
+    return HTML(f"<table>{''.join(rows)}</table>")
+
+
+def sounds(clips: list[Clip], titles: list[str]) -> list[str]:
+    """MP3 of every clip as a data URI, all equally loud.
+
+    Parameters
+    ----------
+    clips : list of Clip
+    titles : list of str
+        One per clip: what messages call them.
+
+    Raises
+    ------
+    ValueError
+        If a clip cannot be played.
+    """
     for title, clip in zip(titles, clips, strict=True):
         if not (clip.waveform.size and np.isfinite(clip.waveform).all()):
             raise ValueError(f"{title} holds no samples, or some that are no numbers: edit again.")
-    sounds = [_playable(clip) for clip in match_loudness(clips)]
-    gain = HEADROOM / max(HEADROOM, *(np.abs(samples).max() for samples, _ in sounds))
-    rows = [
-        _row(t, gain * samples, rate) for t, (samples, rate) in zip(titles, sounds, strict=True)
-    ]
-    return HTML(f"<table>{''.join(rows)}</table>")
+    played = [_playable(clip) for clip in match_loudness(clips)]
+    gain = HEADROOM / max(HEADROOM, *(np.abs(samples).max() for samples, _ in played))
+    return [data_uri("audio/mpeg", _mp3(gain * samples, rate)) for samples, rate in played]
+
+
+def data_uri(kind: str, content: bytes) -> str:
+    """Return a file's content, of a kind such as ``image/png``, as an address that holds it."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def spectrograms(clips: list[Clip], titles: list[str] | None = None) -> Figure:
@@ -88,7 +112,7 @@ def spectrograms(clips: list[Clip], titles: list[str] | None = None) -> Figure:
 
     Lesson: 00.
     """
-    titles = _checked(clips, titles)
+    titles = checked(clips, titles)
     frames = max(clip.frames for clip in clips)
     figure, axes = panels([[clip] for clip in clips], frames, (9, 0.8 + 1.5 * len(clips)))
     for axis, title in zip(axes[:, 0], titles, strict=True):
@@ -127,22 +151,44 @@ def panels(
         figsize=size,
         layout="constrained",
     )
-    levels = [[DECIBELS * c.log_mel()[0, 0, :frames].T.numpy() for c in row] for row in rows]
-    loudest = max(level.max() for row in levels for level in row)
+    flat = iter(levels([clip for row in rows for clip in row], frames))
     extent = (0, frames / FRAMES_PER_SECOND, -0.5, N_MELS - 0.5)
     look = {"origin": "lower", "aspect": "auto", "cmap": "magma", "interpolation": "nearest"}
     for axis in axes.flat:
         axis.set_axis_off()
-    for line, row in zip(axes, levels, strict=True):
-        for axis, level in zip(line, row, strict=False):
+    for line, row in zip(axes, rows, strict=True):
+        for axis in line[: len(row)]:
             axis.set_axis_on()
-            axis.imshow(level - loudest, vmin=-RANGE, vmax=0, extent=extent, **look)
-    centres = librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
-    bins = np.interp(1000 * np.array(TICKS), centres, np.arange(N_MELS))
+            axis.imshow(next(flat), vmin=-RANGE, vmax=0, extent=extent, **look)
+    bins = np.interp(1000 * np.array(TICKS), mel_centres(), np.arange(N_MELS))
     axes[0, 0].set_yticks(bins, [f"{kilohertz:g}" for kilohertz in TICKS])
     first = axes[0, 0].images[0]
     figure.colorbar(first, ax=axes, label="mel magnitude in dB, 0 = loudest", aspect=40)
     return figure, axes
+
+
+def levels(clips: Sequence[Clip], frames: int) -> list[np.ndarray]:
+    """Log-mel spectrograms in decibels below the loudest value of all of them.
+
+    Parameters
+    ----------
+    clips : sequence of Clip
+    frames : int
+        How many of each are given.
+
+    Returns
+    -------
+    list of np.ndarray
+        float32, shape (64, frames), lowest frequency first.
+    """
+    each = [DECIBELS * clip.log_mel()[0, 0, :frames].T.numpy() for clip in clips]
+    loudest = max(level.max() for level in each)
+    return [level - loudest for level in each]
+
+
+def mel_centres() -> np.ndarray:
+    """Centre frequencies of the mel bins in Hz, float64, shape (64,)."""
+    return librosa.mel_frequencies(N_MELS + 2, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
 
 
 def entitle(axis: Axes, title: str, size: float = 9) -> None:
@@ -154,6 +200,22 @@ def shown(text: str) -> str:
     """Return a title with a box for what the font does not have, of which there are warnings."""
     font = get_font(findfont(FontProperties()))
     return "".join(c if font.get_char_index(ord(c)) else "□" for c in " ".join(text.split()))
+
+
+def label(value: object) -> str:
+    """Return a setting's value as it is shown."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def checked(clips: list[Clip], titles: list[str] | None) -> list[str]:
+    """Return the titles, or the clips' names; raise a ValueError if they do not fit the clips."""
+    if not clips:
+        raise ValueError("There are no clips to show: give at least one.")
+    if titles is None:
+        return [clip.name for clip in clips]
+    if len(titles) != len(clips):
+        raise ValueError(f"There are {len(clips)} clips and {len(titles)} titles: give one each.")
+    return titles
 
 
 def upload_button() -> FileUpload:
@@ -188,30 +250,11 @@ def uploaded_file(button: FileUpload) -> Path:
     return path
 
 
-def _checked(clips: list[Clip], titles: list[str] | None) -> list[str]:
-    """Return the titles, or the clips' names; raise a ValueError if they do not fit the clips."""
-    if not clips:
-        raise ValueError("There are no clips to show: give at least one.")
-    if titles is None:
-        return [clip.name for clip in clips]
-    if len(titles) != len(clips):
-        raise ValueError(f"There are {len(clips)} clips and {len(titles)} titles: give one each.")
-    return titles
-
-
 def _playable(clip: Clip) -> Sound:
     """Return the recording as it came, or as near to that as MP3 can."""
     samples, rate = clip.sound
     rate = rate if rate in MP3_RATES else MP3_RATES[-1]
     return Sound(clip.take(rate, min(2, samples.shape[1])), rate)
-
-
-def _row(title: str, samples: np.ndarray, sample_rate: int) -> str:
-    source = f"data:audio/mpeg;base64,{base64.b64encode(_mp3(samples, sample_rate)).decode()}"
-    return (
-        f'<tr><td style="text-align: left">{escape(title)}</td>'
-        f'<td><audio controls preload="metadata" src="{source}"></audio></td></tr>'
-    )
 
 
 def _mp3(samples: np.ndarray, sample_rate: int) -> bytes:

@@ -16,7 +16,7 @@ import matplotlib.pyplot as plt
 from ipywidgets import HTML, Image, Layout, SelectionSlider, ValueWidget, VBox
 
 from helpers.audio import Clip
-from helpers.display.clips import players, spectrograms
+from helpers.display.clips import label, players, spectrograms
 
 KEPT = 32  # finished renders; each holds some hundred kilobytes
 SYMBOLS = {"eta": "η"}
@@ -113,25 +113,21 @@ def _page(results: Clip | list[Clip], reference: Clip) -> tuple[str, bytes]:
 
 def _control(name: str, slider: ValueWidget | tuple[Sequence, object]) -> ValueWidget:
     """Make a slider of values and a start, or prepare the widget that was given."""
-    label = SYMBOLS.get(name, name.replace("_", " "))
+    shown = SYMBOLS.get(name, name.replace("_", " "))
     if isinstance(slider, tuple):
         values, start = slider
-        options = [(_label(value), value) for value in values]
+        options = [(label(value), value) for value in values]
         if start not in [value for _, value in options]:
             raise ValueError(
-                f"The slider {label} begins with {start!r}, which is not one of its values: "
+                f"The slider {shown} begins with {start!r}, which is not one of its values: "
                 f"choose from {', '.join(text for text, _ in options)}."
             )
         slider = SelectionSlider(options=options, value=start, layout=Layout(width=SLIDER_WIDTH))
     if slider.has_trait("continuous_update"):
         slider.set_trait("continuous_update", False)
     if not getattr(slider, "description", ""):
-        slider.set_trait("description", label)
+        slider.set_trait("description", shown)
     return slider
-
-
-def _label(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _sentence(error: Exception) -> str:
