@@ -33,9 +33,9 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 HERE = """
 ## On these pages
 
-The lessons stand here with their sounds. Their exercises are open, and what has sliders needs a
-kernel: `make lab` opens the lessons where both can be tried. The [reference](api/index.md) says what
-each function does. {listening}
+The lessons stand here with their sounds. Their exercises are open, and sliders need a kernel:
+`make lab` opens the lessons where both can be tried. The [reference](api/index.md) says what each
+function does. {listening}
 """
 HEAR = '<a href="listening/index.html">The listening page</a> lets you compare the methods by ear.'
 CONTENTS = """

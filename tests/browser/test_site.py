@@ -30,7 +30,8 @@ async equations => {
     return equations.filter(equation => {
         const drawing = equation.querySelector("mjx-container svg");
         const box = drawing?.getBoundingClientRect();
-        return box?.width > 0 && box.height > 0 && !drawing.querySelector('[data-mml-node="merror"]');
+        const wrong = drawing?.querySelector('[data-mml-node="merror"]');
+        return box?.width > 0 && box.height > 0 && !wrong;
     }).length;
 }
 """
@@ -44,7 +45,9 @@ class Quiet(SimpleHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def html(tmp_path_factory):
     out = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, "-m", "tools.site", "--out", out], cwd=NOTEBOOKS.parent, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "tools.site", "--out", out], cwd=NOTEBOOKS.parent, check=True
+    )
     return out / "html"
 
 
@@ -90,7 +93,9 @@ def test_a_lesson_is_heard_and_drawn(page, address, screenshots, name):
 
 
 def test_no_other_page_fails_or_scrolls_sideways(page, html, address):
-    others = [p for p in sorted(html.rglob("*.html")) if p.parent.name not in ("notebooks", "_static")]
+    others = [
+        p for p in sorted(html.rglob("*.html")) if p.parent.name not in ("notebooks", "_static")
+    ]
     assert len(others) > 60
     for path in others:
         page.goto(f"{address}/{path.relative_to(html)}")
@@ -101,7 +106,9 @@ def test_no_other_page_fails_or_scrolls_sideways(page, html, address):
 def test_lessons_and_reference_lead_to_each_other(page, address):
     page.goto(f"{address}/notebooks/00_quickstart.html")
     page.locator("a.sphinx-codeautolink-a", has_text="foley_clip").first.click()
-    page.wait_for_url(re.compile(r"/api/helpers\.sounds\.foley\.html#helpers\.sounds\.foley\.foley_clip$"))
+    page.wait_for_url(
+        re.compile(r"/api/helpers\.sounds\.foley\.html#helpers\.sounds\.foley\.foley_clip$")
+    )
     function = page.locator("dl", has=page.locator('[id="helpers.sounds.foley.foley_clip"]'))
     function.get_by_role("link", name="Quickstart").click()
     page.wait_for_url(re.compile(r"/notebooks/00_quickstart\.html$"))
