@@ -31,6 +31,7 @@ codeautolink_concat_default = True
 
 html_theme = "furo"
 html_title = project
+html_copy_source = False  # the repository has it
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 # One file of MathJax that needs no other: it draws with paths, not with fonts.

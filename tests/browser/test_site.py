@@ -13,6 +13,7 @@ from conftest import NOTEBOOKS
 
 LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9]*.ipynb"))
 PHONE = {"width": 390, "height": 844}
+BUSY = 180_000  # ms, for a page on a busy machine
 PLAY = """
 async players => {
     const heard = [];
@@ -64,6 +65,7 @@ def address(html):
 def page(browser):
     """A phone's page; what goes wrong on it is collected, and has to be nothing."""
     page, wrong = browser.new_page(viewport=PHONE), []
+    page.set_default_timeout(BUSY)
     page.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
     page.on("response", lambda answer: answer.ok or wrong.append(f"{answer.url}: {answer.status}"))
     page.on("console", lambda told: told.type == "error" and wrong.append(told.text))
