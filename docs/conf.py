@@ -45,9 +45,11 @@ def link_lesson(app, what, name, thing, options, lines):
     for number, line in enumerate(lines):
         if found := re.fullmatch(r"Lesson: (\d\d)\.", line.strip()):
             [lesson] = Path(app.srcdir).glob(f"notebooks/{found[1]}_*.ipynb")
-            lines[number] = f"Lesson {found[1]}: :doc:`/notebooks/{lesson.stem}`."
+            link = f"Lesson {found[1]}: :doc:`/notebooks/{lesson.stem}`."
+            lines[number : number + 1] = ["", link]  # napoleon's section ends at two empty lines
+            return
 
 
 def setup(app):
     """Connect what happens while docstrings are read."""
-    app.connect("autodoc-process-docstring", link_lesson)
+    app.connect("autodoc-process-docstring", link_lesson, priority=400)  # before napoleon

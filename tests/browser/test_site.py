@@ -107,10 +107,10 @@ def test_no_other_page_fails_or_scrolls_sideways(page, html, address):
 
 def test_lessons_and_reference_lead_to_each_other(page, address):
     page.goto(f"{address}/notebooks/00_quickstart.html")
-    page.locator("a.sphinx-codeautolink-a", has_text="foley_clip").first.click()
+    page.locator("a.sphinx-codeautolink-a", has_text="synthesise").first.click()
     page.wait_for_url(
-        re.compile(r"/api/helpers\.sounds\.foley\.html#helpers\.sounds\.foley\.foley_clip$")
+        re.compile(r"/api/helpers\.sounds\.foley\.html#helpers\.sounds\.foley\.synthesise$")
     )
-    function = page.locator("dl", has=page.locator('[id="helpers.sounds.foley.foley_clip"]'))
+    function = page.locator("dl", has=page.locator('[id="helpers.sounds.foley.synthesise"]'))
     function.get_by_role("link", name="Quickstart").click()
     page.wait_for_url(re.compile(r"/notebooks/00_quickstart\.html$"))
