@@ -22,8 +22,8 @@ export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo table1 verify test test-all test-cold test-mutation test-tables \
-	test-browser test-setup test-ray torture bench bench-gpu sweeps tolerances lessons student colab \
-	lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap \
+	test-browser test-setup test-ray torture bench bench-gpu sweeps tolerances lessons student site \
+	colab lab lint pins pocket tune aisfx pocket-report setup-laion test-laion setup-msclap test-msclap \
 	setup-tangoflux test-tangoflux clean
 .NOTPARALLEL:
 
@@ -79,8 +79,8 @@ test-tables: .venv/.dev ## compute a row of every method and every sweep again, 
 test-mutation: .venv/.dev ## break a helper on purpose, lesson by lesson: each lesson has to notice
 	$(run) pytest --confcutdir tests/mutation tests/mutation
 
-test-browser: .venv/.dev ## move a lesson's sliders in JupyterLab with a headless Chromium
-	$(run) pip install $(pins) --editable ".[notebooks,dev,browser]"
+test-browser: .venv/.dev ## open the site, and a lesson in JupyterLab, with a headless Chromium
+	$(run) pip install $(pins) --editable ".[notebooks,dev,site,browser]"
 	@for name in chromium chromium-browser google-chrome; do \
 	command -v $$name >/dev/null && exit 0; done; $(run) playwright install chromium
 	$(run) pytest --confcutdir tests/browser tests/browser
@@ -114,6 +114,10 @@ lessons: setup ## run the lessons and store their outputs, times and memory
 student: .venv/.dev ## write the lessons without their solutions (OUT=dir)
 	@$(run) tools.classroom $(if $(OUT),--out "$$OUT")
 
+site: .venv/.dev ## build lessons, docs and a reference of helpers as web pages (OUT=dir)
+	@$(run) pip install $(pins) --editable ".[notebooks,dev,site]"
+	@$(run) tools.site $(if $(OUT),--out "$$OUT")
+
 colab: setup ## say where the repository is, for Colab (REPO=owner/name; else git's origin)
 	@$(run) tools.colab $(if $(REPO),"$$REPO")
 
@@ -127,8 +131,8 @@ lint: .venv/.dev ## check code and format with ruff, and the types of helpers wi
 
 pins: .venv/.dev ## resolve constraints.txt again, for all Pythons and platforms
 	$(run) pip install $(pins) --editable ".[notebooks,dev,maintain]"
-	$(run) uv pip compile pyproject.toml --extra notebooks --extra dev --extra maintain --universal \
-	--fork-strategy fewest --python-version 3.11 --no-annotate --quiet \
+	$(run) uv pip compile pyproject.toml --extra notebooks --extra dev --extra maintain --extra site \
+	--universal --fork-strategy fewest --python-version 3.11 --no-annotate --quiet \
 	--custom-compile-command "make pins" --output-file constraints.txt
 
 pocket: setup ## train the embedded model's second edition (RECIPE=gpu, MINUTES=9 a stage)

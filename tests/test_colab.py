@@ -183,6 +183,8 @@ def check_addresses(root: Path) -> None:
     for path in (path for pattern in command.ADDRESSED for path in root.glob(pattern)):
         found = re.findall(rf"github(?:\.com)?/([\w-]+)/{re.escape(name)}\b", path.read_text())
         assert set(found) <= {owner}, path.name
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert readme.count(f"](https://{owner}.github.io/{name}/)") == 1
 
 
 def test_every_lesson_names_the_projects_repository():

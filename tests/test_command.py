@@ -29,7 +29,7 @@ COMMANDS = sorted(
 def test_there_are_commands():
     assert {"tools.demo", "tools.table1", "tools.sweeps", "tools.pocket.__main__"} <= set(COMMANDS)
     assert ALONE in COMMANDS
-    assert len(COMMANDS) == 10
+    assert len(COMMANDS) == 11
 
 
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != ALONE])

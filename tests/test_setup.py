@@ -16,13 +16,13 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from tools import set_up
+from tools import set_up, site
 from tools.set_up import SetUpError
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-PINNED_EXTRAS = ("notebooks", "dev", "maintain")
+PINNED_EXTRAS = ("notebooks", "dev", "maintain", "site")
 REQUIREMENTS = [
     Requirement(line)
     for line in PROJECT["dependencies"]
@@ -449,6 +449,12 @@ def test_make_student_passes_the_folder(checkout):
     assert lines == ["-m", "tools.classroom", "--out", "my class"]
 
 
+def test_make_site_installs_what_it_needs_and_passes_the_folder(checkout):
+    lines = make(checkout, "site", "OUT=my site").stdout.splitlines()
+    assert ".[notebooks,dev,site]" in lines
+    assert lines[-4:] == ["-m", "tools.site", "--out", "my site"]
+
+
 def test_make_verify_passes_what_is_asked(checkout):
     lines = make(checkout, "verify", "MODEL=a folder", "PRESET=t4", "OUT=o").stdout.splitlines()
     assert lines == ["-m", "tools.verify", "a folder", "--preset", "t4", "--out", "o"]
@@ -562,7 +568,7 @@ def run_lines(workflow):
 
 
 def test_workflows_use_the_oldest_and_the_newest_python():
-    assert set(WORKFLOWS) == {"newest", "test"}
+    assert set(WORKFLOWS) == {"newest", "site", "test"}
     [job] = yaml.safe_load(WORKFLOWS["test"].read_text())["jobs"].values()
     oldest, newest = job["strategy"]["matrix"]["python"]
     assert oldest == "{}.{}".format(*set_up.OLDEST_PYTHON)
@@ -572,6 +578,12 @@ def test_workflows_use_the_oldest_and_the_newest_python():
         "macos",
         "ubuntu",
     }
+
+
+def test_the_site_is_published_from_where_it_is_built(checkout):
+    [job] = yaml.safe_load(WORKFLOWS["site"].read_text())["jobs"].values()
+    [published] = [s["with"]["path"] for s in job["steps"] if "pages-artifact" in s.get("uses", "")]
+    assert ROOT / published == site.OUT / "html"
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)
@@ -595,8 +607,9 @@ def test_every_line_of_a_workflow_runs(checkout, workflow):
         ).stdout.splitlines()
         for line in run_lines(WORKFLOWS[workflow])
     ]
-    assert told[-1].count("pytest") == 2  # the package's tests and the mutations; no notebook here
-    pinned = {"test": True, "newest": False}[workflow]
+    # The package's tests and the mutations; there is no notebook here.
+    assert told[-1].count("pytest") == (0 if workflow == "site" else 2)
+    pinned = workflow != "newest"
     words = [word for lines in told for word in lines]
     assert ("constraints.txt" in words) == pinned
     assert ("tools/set_up.py" in words) == pinned

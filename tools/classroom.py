@@ -24,6 +24,7 @@ from nbgrader.preprocessors import (
     ClearSolutions,
     ComputeChecksums,
     LockCells,
+    NbGraderPreprocessor,
 )
 
 from helpers.storage import output_folder, write_text
@@ -37,32 +38,39 @@ RECORD = ".written.json"  # hashes of what was written, by file name
 BADGE = re.compile(r"\n\n\[!\[Open in Colab\][^\n]*")  # opens the lesson, with its solutions
 
 
-def student_version(lesson: NotebookNode) -> NotebookNode:
-    """Return a lesson without solutions, outputs and Colab badge, its checks locked.
+def with_open_exercises(lesson: NotebookNode) -> NotebookNode:
+    """Return a lesson without solutions and Colab badge, its checks locked.
 
     Parameters
     ----------
     lesson : NotebookNode
         It is left as it is.  In place of its solutions, code cells raise a NotImplementedError
-        that says what to do.
+        that says what to do.  Exercises and checks lose their outputs, the other cells keep them.
 
     Raises
     ------
     RuntimeError
         If a solution is not closed, or does not stand in a solution cell.
     """
-    student = copy.deepcopy(lesson)
-    preprocessors = (
-        LockCells(),
-        ClearSolutions(code_stub={"python": CODE_STUB}, text_stub=TEXT_STUB),
-        ClearOutput(),
-        ComputeChecksums(),
-        CheckCellMetadata(),
-    )
+    clear = ClearSolutions(code_stub={"python": CODE_STUB}, text_stub=TEXT_STUB)
+    opened = _preprocessed(copy.deepcopy(lesson), LockCells(), clear)
+    for cell in opened.cells:
+        if cell.cell_type == "code" and "nbgrader" in cell.metadata:
+            cell.outputs, cell.execution_count = [], None
+    opened.cells[0].source = BADGE.sub("", opened.cells[0].source)
+    return opened
+
+
+def student_version(lesson: NotebookNode) -> NotebookNode:
+    """Return a lesson with open exercises, as :func:`with_open_exercises`, and without outputs."""
+    opened = with_open_exercises(lesson)
+    return _preprocessed(opened, ClearOutput(), ComputeChecksums(), CheckCellMetadata())
+
+
+def _preprocessed(notebook: NotebookNode, *preprocessors: NbGraderPreprocessor) -> NotebookNode:
     for preprocessor in preprocessors:
-        student, _ = preprocessor.preprocess(student, {})
-    student.cells[0].source = BADGE.sub("", student.cells[0].source)
-    return student
+        notebook, _ = preprocessor.preprocess(notebook, {})
+    return notebook
 
 
 def write_student_versions(out: Path, lessons: Path = LESSONS) -> list[Path]:

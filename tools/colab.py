@@ -59,13 +59,19 @@ def move_to(new: str, root: Path = ROOT) -> list[Path]:
     present = {repository(root)}.union(*(BADGE.findall(text) for text in texts.values()))
     names = "|".join(map(re.escape, sorted(present)))
     address = re.compile(rf"(github(?:\.com)?/)(?:{names})(?![\w-])")
+    pages = re.compile("|".join(re.escape(_pages(name)) for name in sorted(present)))
     changed = []
     for path, text in texts.items():
-        moved = address.sub(rf"\g<1>{new}", text)
+        moved = pages.sub(_pages(new), address.sub(rf"\g<1>{new}", text))
         if moved != text:
             _replace(path, moved)
             changed.append(path)
     return changed
+
+
+def _pages(name: str) -> str:
+    """Return where GitHub Pages shows a repository's site."""
+    return "https://{}.github.io/{}/".format(*name.split("/"))
 
 
 def origin(root: Path = ROOT) -> str:

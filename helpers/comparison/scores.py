@@ -30,6 +30,7 @@ model
 seconds
     This edit's share of the time that the method's sweep took.
 prompt
+    The sentence.
 audio
     The edit's file, relative to the table's folder, if it is kept.
 """

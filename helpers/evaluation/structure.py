@@ -50,8 +50,8 @@ def log_spectral_distance(source: Clip, edit: Clip, mask: np.ndarray | None = No
 
     The root of the mean square over the 64 mel bins of the difference in level, averaged over
     frames.  Levels below 60 dB under the source's loudest bin count as that, so that faint noise
-    in place of digital silence costs nothing.  A gain of g dB costs |g| dB, where levels are above
-    that floor.
+    in place of digital silence costs nothing.  A gain of ±g dB costs g, where levels are above that
+    floor.
 
     Parameters
     ----------

@@ -31,6 +31,7 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
     "--no-proxy-server",
+    "--autoplay-policy=no-user-gesture-required",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
 QUIET = {"checkForUpdates": False, "fetchNews": "false"}  # JupyterLab's own requests to the web

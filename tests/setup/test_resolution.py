@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRAS = ("notebooks", "dev", "maintain")
+EXTRAS = ("notebooks", "dev", "maintain", "site")
 PLATFORMS = {
     "Linux": "x86_64-manylinux_2_28",
     "Linux on ARM": "aarch64-manylinux_2_28",
