@@ -79,7 +79,7 @@ test-tables: .venv/.dev ## compute a row of every method and every sweep again, 
 test-mutation: .venv/.dev ## break a helper on purpose, lesson by lesson: each lesson has to notice
 	$(run) pytest --confcutdir tests/mutation tests/mutation
 
-test-browser: .venv/.dev ## open the site, and a lesson in JupyterLab, with a headless Chromium
+test-browser: .venv/.dev ## open site and players, and lessons in JupyterLab, with a headless Chromium
 	$(run) pip install $(pins) --editable ".[notebooks,dev,site,browser]"
 	@for name in chromium chromium-browser google-chrome; do \
 	command -v $$name >/dev/null && exit 0; done; $(run) playwright install chromium
