@@ -35,10 +35,10 @@ html_copy_source = False  # the repository has it
 html_static_path = ["static"]
 html_css_files = ["site.css"]
 html_favicon = "static/icon.svg"
-# One file of MathJax that needs no other: it draws with paths, not with fonts.
-[_mathjax] = [f for f in files("django-static-mathjax") if f.match("es5/tex-svg.js")]
+# One file of MathJax that needs no other: all of TeX, drawn with paths, not with fonts.
+[_mathjax] = [f for f in files("django-static-mathjax") if f.match("es5/tex-svg-full.js")]
 html_static_path += [str(_mathjax.locate())]
-mathjax_path = "tex-svg.js"
+mathjax_path = "tex-svg-full.js"
 
 
 def link_lesson(app, what, name, thing, options, lines):

@@ -248,6 +248,7 @@ DAMAGE = {
     "another kind": lambda content: b"[1, 2]\n",
     "a digit": lambda content: content.replace(b"1", b"7", 1),
 }
+TOML_DAMAGE = DAMAGE | {"cut": lambda content: content[: content.rindex(b'"')]}  # half may be whole
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "not UTF-8", "another kind"])
@@ -255,7 +256,7 @@ def test_colab_names_a_damaged_project_file(damage, monkeypatch, tmp_path, capsy
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, tmp_path)
     path = tmp_path / "pyproject.toml"
-    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    path.write_bytes(TOML_DAMAGE[damage](path.read_bytes()))
     content = path.read_bytes()
     monkeypatch.setattr(colab.move_to, "__defaults__", (tmp_path,))
     assert colab.main(["some-one/lessons"]) == 2

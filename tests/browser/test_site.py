@@ -67,7 +67,7 @@ def page(browser):
     page, wrong = browser.new_page(viewport=PHONE), []
     page.set_default_timeout(BUSY)
     page.on("requestfailed", lambda request: wrong.append(f"{request.url}: {request.failure}"))
-    page.on("response", lambda answer: answer.ok or wrong.append(f"{answer.url}: {answer.status}"))
+    page.on("response", lambda r: r.status < 400 or wrong.append(f"{r.url}: {r.status}"))
     page.on("console", lambda told: told.type == "error" and wrong.append(told.text))
     page.on("pageerror", lambda error: wrong.append(str(error)))
     yield page
