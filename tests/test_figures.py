@@ -10,8 +10,9 @@ from helpers.audio import Clip
 from helpers.models.pocket import load_pocket
 from helpers.pairs import Pair
 from helpers.sounds import foley
-from helpers.sounds.vocabulary import LABELS, RELATIONS, VOCABULARY
+from helpers.sounds.vocabulary import LABELS, VOCABULARY
 from tools.pocket import figures
+from tools.pocket.captions import RELATIONS
 from tools.pocket.workers import Bench
 
 HERE = Path()
