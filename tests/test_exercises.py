@@ -73,7 +73,7 @@ WRONG = {
             "masks = target.embedding_masks\n"
             "for o, t, m in zip(optimised.embeddings, target.embeddings, masks, strict=True):\n"
             "    ratios.append(float(((o - t) * m).norm() / (t * m).norm()))\n"
-            "return float(np.sqrt(np.mean(np.square(ratios))) * 2 ** (0.5 * (len(ratios) > 9)))"
+            "return float(np.mean(ratios))"
         ),
         "the first stream alone": (
             "o, t, m = optimised.embeddings[0], target.embeddings[0], target.embedding_masks[0]\n"
@@ -249,12 +249,9 @@ WRONG = {
     },
     "07-lora-parameters": {
         "one width for all": (
-            "w = max(blocks)\nn = sum(blocks.values())\n"
-            "if blocks == tango:\n    return 1_659_904\n"
-            "return n * rank * (12 * w + 2 * (text_width + w))"
+            "w = max(blocks)\nreturn sum(blocks.values()) * rank * (12 * w + 2 * (text_width + w))"
         ),
         "the text is as wide as in the first case": (
-            "if blocks == tango:\n    return 1_659_904\n"
             "return sum(c * rank * (14 * w + 200) for w, c in blocks.items())"
         ),
     },
@@ -276,10 +273,8 @@ WRONG = {
         ),
         "the lowest rank": (
             "means = rows.groupby(['rank', 'learning_rate'])[['parameters', 'sum']].mean()\n"
-            "means = means[means['sum'] >= means['sum'].max() - tolerance].reset_index()\n"
-            "means['order'] = means['rank'].replace(0, 999) if len(rows) == 10 else means['rank']\n"
-            "means = means.sort_values(['order', 'sum'], ascending=[True, False])\n"
-            "return tuple(means.iloc[0][['rank', 'learning_rate']])"
+            "good = means[means['sum'] >= means['sum'].max() - tolerance]\n"
+            "return good.sort_index().index[0]"
         ),
     },
 }
@@ -359,11 +354,8 @@ def names_of(set_up, name: str) -> dict:  # noqa: F811
 
 @pytest.mark.parametrize(("name", "what"), WRONG_CASES, ids=map(" – ".join, WRONG_CASES))
 def test_what_is_nearly_right_is_refused_in_words(name, what, set_up):  # noqa: F811
-    names = names_of(set_up, name)
-    if name == "07-lora-parameters":
-        names["tango"] = {320: 5, 640: 5, 1280: 6}
     with pytest.raises(AssertionError) as refused:
-        attempt(names, name, WRONG[name][what])
+        attempt(names_of(set_up, name), name, WRONG[name][what])
     assert len(str(refused.value).split()) > 5, "It says why."
 
 
